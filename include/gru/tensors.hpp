@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <gru/detail/convert.hpp>
 #include <gru/detail/macros.hpp>
 #include <gru/random.hpp>
 
@@ -35,17 +36,17 @@ class OrFloat {
   /// Element i, converted to the accumulation type A.
   template <typename A>
   GRU_HOST_DEVICE A load(std::int64_t i) const {
-    return is_float_ ? static_cast<A>(static_cast<float const*>(data_)[i])
-                     : static_cast<A>(static_cast<T const*>(data_)[i]);
+    return is_float_ ? detail::convert<A>(static_cast<float const*>(data_)[i])
+                     : detail::convert<A>(static_cast<std::remove_const_t<T> const*>(data_)[i]);
   }
 
   /// Writes element i, rounding it to the type pointed to.
   template <typename A>
   GRU_HOST_DEVICE void store(std::int64_t i, A value) const {
     if (is_float_) {
-      static_cast<float*>(data_)[i] = static_cast<float>(value);
+      static_cast<float*>(data_)[i] = detail::convert<float>(value);
     } else {
-      static_cast<T*>(data_)[i] = static_cast<T>(value);
+      static_cast<T*>(data_)[i] = detail::convert<T>(value);
     }
   }
 

@@ -58,11 +58,14 @@ struct Schedule {
     return reverse ? t == length(n) - 1 : t == 0;
   }
 
-  /// Whether an episode boundary clears the state that enters step t < length(n).
+  /// Whether sample n does step t at all.
+  GRU_HOST_DEVICE bool is_active(std::int64_t t, std::int64_t n) const { return t < length(n); }
+
+  /// Whether an episode boundary clears the state that enters step t.
   GRU_HOST_DEVICE bool is_cleared(std::int64_t t, std::int64_t n) const {
     if (starts == nullptr) return false;
-    if (!reverse) return starts[start_rows.at(t, n)] != 0;
-    return t + 1 < length(n) && starts[start_rows.at(t + 1, n)] != 0;
+    std::int64_t const begin = reverse ? t + 1 : t;
+    return begin < length(n) && starts[start_rows.at(begin, n)] != 0;
   }
 };
 

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <gru/detail/device_namespace.cuh>
+#include <gru/error.hpp>
+#include <gru/execution.hpp>
+
+/// Throws DeviceError unless a CUDA runtime call succeeded.
+#define GRU_CUDA_TRY(call)                                                                      \
+  do {                                                                                          \
+    cudaError_t const gru_status = (call);                                                      \
+    if (gru_status != cudaSuccess) {                                                            \
+      throw ::gru::DeviceError{                                                                 \
+          ::gru::detail::message(__FILE__, __LINE__, #call, ": ", cudaGetErrorName(gru_status), \
+                                 ": ", cudaGetErrorString(gru_status)),                         \
+          static_cast<int>(gru_status)};                                                        \
+    }                                                                                           \
+  } while (false)
+
+/// Throws DeviceError unless a cuBLAS call succeeded.
+#define GRU_CUBLAS_TRY(call)                                                              \
+  do {                                                                                    \
+    cublasStatus_t const gru_status = (call);                                             \
+    if (gru_status != CUBLAS_STATUS_SUCCESS) {                                            \
+      throw ::gru::DeviceError{::gru::detail::message(__FILE__, __LINE__, #call, ": ",    \
+                                                      cublasLtGetStatusName(gru_status)), \
+                               static_cast<int>(gru_status)};                             \
+    }                                                                                     \
+  } while (false)
+
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+/// What the engines know about a device.
+struct DeviceFacts {
+  int device = 0;
+  int compute_capability = 0;  // 90 for 9.0
+  int multiprocessors = 0;
+  cublasLtHandle_t blas = nullptr;  // only asked for algorithms; owned here, for the whole process
+};
+
+inline DeviceFacts query_device(int device) {
+  DeviceFacts facts;
+  facts.device = device;
+  int major = 0;
+  int minor = 0;
+  GRU_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  GRU_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  facts.compute_capability = 10 * major + minor;
+  GRU_CUDA_TRY(
+      cudaDeviceGetAttribute(&facts.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  GRU_CUBLAS_TRY(cublasLtCreate(&facts.blas));
+  return facts;
+}
+
+inline int current_device() {
+  int device = 0;
+  GRU_CUDA_TRY(cudaGetDevice(&device));
+  return device;
+}
+
+/// Facts about the current device: asked once, then remembered. Thread-safe.
+inline DeviceFacts const& current_device_facts() {
+  static std::mutex mutex;
+  static std::vector<DeviceFacts const*> known;
+  int const device = current_device();
+  std::lock_guard<std::mutex> const lock{mutex};
+  for (DeviceFacts const* facts : known) {
+    if (facts->device == device) return *facts;
+  }
+  // Kept until the process ends: CUDA may be gone before static objects are destroyed.
+  known.push_back(new DeviceFacts{query_device(device)});
+  return *known.back();
+}
+
+/// Checks of an Execution, before anything is enqueued.
+inline void check_execution(Execution const& execution, int device) {
+  GRU_EXPECT(execution.blas != nullptr, InvalidArgument, "execution.blas is null");
+  int const current = current_device();
+  GRU_EXPECT(current == device, InvalidArgument, "the current device is ", current,
+             ", this pass was constructed on device ", device);
+}
+
+/// Blocks for an elementwise kernel: x over the columns of a row, y over the rows.
+struct Elementwise {
+  dim3 grid;
+  dim3 block;
+
+  Elementwise(std::int64_t rows, std::int64_t columns) {
+    std::int64_t const threads = std::min<std::int64_t>(256, (columns + 31) / 32 * 32);
+    block = dim3(static_cast<unsigned>(threads));
+    grid = dim3(static_cast<unsigned>((columns + threads - 1) / threads),
+                static_cast<unsigned>(std::min<std::int64_t>(rows, 65535)));
+  }
+};
+
+/// Calls f(row, column) for each element that this thread of an `Elementwise` launch serves.
+template <typename Function>
+__device__ void for_each_element(std::int64_t rows, std::int64_t columns, Function f) {
+  std::int64_t const column = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (column >= columns) return;
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) f(row, column);
+}
+
+/// Launches an elementwise kernel over rows x columns and checks the launch.
+template <typename... Parameters, typename... Arguments>
+void launch_elementwise(void (*kernel)(Parameters...), cudaStream_t stream, std::int64_t rows,
+                        std::int64_t columns, Arguments const&... arguments) {
+  Elementwise const shape{rows, columns};
+  kernel<<<shape.grid, shape.block, 0, stream>>>(arguments...);
+  GRU_CUDA_TRY(cudaGetLastError());
+}
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

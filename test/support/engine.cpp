@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/engine.hpp"
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "support/placement.hpp"
+
+namespace gru::test {
+namespace {
+
+/// Reads and writes single values of a type that is known at run time.
+std::size_t size_of(DataType type) {
+  switch (type) {
+    case DataType::kFloat:
+      return sizeof(float);
+    case DataType::kDouble:
+      return sizeof(double);
+    case DataType::kHalf:
+    case DataType::kBfloat16:
+      return sizeof(std::uint16_t);
+  }
+  return 0;
+}
+
+template <typename V>
+void store_as(std::byte* at, double value) {
+  V typed;
+  if constexpr (std::is_same_v<V, double>) {
+    typed = value;
+  } else {
+    typed = static_cast<V>(static_cast<float>(value));
+  }
+  std::memcpy(at, &typed, sizeof typed);
+}
+
+template <typename V>
+double load_as(std::byte const* at) {
+  V typed;
+  std::memcpy(&typed, at, sizeof typed);
+  return static_cast<double>(typed);
+}
+
+void store(DataType type, std::byte* at, double value) {
+  switch (type) {
+    case DataType::kFloat:
+      return store_as<float>(at, value);
+    case DataType::kDouble:
+      return store_as<double>(at, value);
+    case DataType::kHalf:
+      return store_as<Eigen::half>(at, value);
+    case DataType::kBfloat16:
+      return store_as<Eigen::bfloat16>(at, value);
+  }
+}
+
+double load(DataType type, std::byte const* at) {
+  switch (type) {
+    case DataType::kFloat:
+      return load_as<float>(at);
+    case DataType::kDouble:
+      return load_as<double>(at);
+    case DataType::kHalf:
+      return load_as<Eigen::half>(at);
+    case DataType::kBfloat16:
+      return load_as<Eigen::bfloat16>(at);
+  }
+  return 0;
+}
+
+RawBytes poison(std::size_t bytes) {
+  return RawBytes(bytes, kPoison);
+}
+
+/// The canonical values as they lie in memory, gaps poisoned.
+RawBytes lay_out(Values const& values, Placement const& placement, DataType type) {
+  std::size_t const size = size_of(type);
+  RawBytes image = poison(static_cast<std::size_t>(placement.elements) * size);
+  REQUIRE(values.size() == placement.index.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    store(type, image.data() + static_cast<std::size_t>(placement.index[i]) * size, values[i]);
+  }
+  return image;
+}
+
+RawBytes lay_out(Bytes const& values, Placement const& placement) {
+  RawBytes image = poison(static_cast<std::size_t>(placement.elements));
+  REQUIRE(values.size() == placement.index.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    image[static_cast<std::size_t>(placement.index[i])] = std::byte{values[i]};
+  }
+  return image;
+}
+
+template <typename V>
+RawBytes bytes_of(std::vector<V> const& values) {
+  RawBytes image(values.size() * sizeof(V));
+  if (!image.empty()) std::memcpy(image.data(), values.data(), image.size());
+  return image;
+}
+
+/// A tensor of the caller's in the engine's memory.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(Allocate const& allocate, std::string name, Placement placement, DataType type,
+         RawBytes image, bool unaligned)
+      : name_{std::move(name)}, placement_{std::move(placement)}, type_{type} {
+    block_ = std::make_unique<Block>(allocate, name_, std::move(image),
+                                     unaligned ? size_of(type) : std::size_t{0});
+  }
+
+  template <typename V>
+  V* as() const {
+    return block_ == nullptr ? nullptr : reinterpret_cast<V*>(block_->data());
+  }
+
+  /// As T or float, whichever the tensor has; V is T or T const.
+  template <typename V>
+  OrFloat<V> as_or_float() const {
+    using Float = std::conditional_t<std::is_const_v<V>, float const, float>;
+    if (block_ == nullptr) return {};
+    if (type_ == DataType::kFloat) return OrFloat<V>{as<Float>()};
+    return OrFloat<V>{as<V>()};
+  }
+
+  /// The canonical values; fails the test where a gap was written to.
+  Values read() const {
+    if (block_ == nullptr) return {};
+    RawBytes const bytes = block_->read();
+    std::size_t const size = size_of(type_);
+    std::vector<bool> used(static_cast<std::size_t>(placement_.elements), false);
+    Values values;
+    for (std::int64_t const i : placement_.index) {
+      used[static_cast<std::size_t>(i)] = true;
+      values.push_back(load(type_, bytes.data() + static_cast<std::size_t>(i) * size));
+    }
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (!used[i / size] && bytes[i] != kPoison) FAIL(name_ << ": a gap between rows was written");
+    }
+    return values;
+  }
+
+  void check_unchanged() const {
+    if (block_ != nullptr) block_->check_unchanged();
+  }
+
+ private:
+  std::string name_;
+  Placement placement_;
+  DataType type_ = DataType::kDouble;
+  std::unique_ptr<Block> block_;
+};
+
+/// Makes the tensors of one layer.
+template <typename T>
+class Maker {
+ public:
+  Maker(Backend<T> const& backend, bool unaligned)
+      : allocate_{[&backend](std::size_t bytes) { return backend.allocate(bytes); }},
+        unaligned_{unaligned} {}
+
+  Allocate const& allocate() const { return allocate_; }
+
+  /// Null where there are no values though the tensor is not empty.
+  Tensor input(char const* name, Values const& values, Placement const& placement,
+               DataType type) const {
+    if (values.empty() && !placement.index.empty()) return {};
+    return {allocate_, name, placement, type, lay_out(values, placement, type), unaligned_};
+  }
+
+  /// What an output holds before the run: poison or, where it accumulates, `held` or zeros.
+  Tensor output(char const* name, bool wanted, Placement const& placement, DataType type,
+                bool accumulate = false, Values const& held = {}) const {
+    if (!wanted) return {};
+    RawBytes image = poison(static_cast<std::size_t>(placement.elements) * size_of(type));
+    if (accumulate) {
+      Values const values = held.empty() ? Values(placement.index.size(), 0.0) : held;
+      image = lay_out(values, placement, type);
+    }
+    return {allocate_, name, placement, type, std::move(image), unaligned_};
+  }
+
+  std::unique_ptr<Block> mask(char const* name, bool present, Bytes const& values,
+                              Placement const& placement) const {
+    if (!present) return nullptr;
+    return std::make_unique<Block>(allocate_, name, lay_out(values, placement),
+                                   unaligned_ ? std::size_t{1} : std::size_t{0});
+  }
+
+  template <typename V>
+  std::unique_ptr<Block> array(char const* name, bool present, std::vector<V> const& values) const {
+    if (!present) return nullptr;
+    return std::make_unique<Block>(allocate_, name, bytes_of(values),
+                                   unaligned_ ? sizeof(V) : std::size_t{0});
+  }
+
+  std::unique_ptr<Block> reserve(std::size_t bytes, bool present) const {
+    if (!present) return nullptr;
+    return std::make_unique<Block>(allocate_, "the reserve", poison(bytes),
+                                   unaligned_ ? sizeof(T) : std::size_t{0});
+  }
+
+  Block workspace(Problem const& p, std::size_t bytes) const {
+    CHECK(bytes <= p.workspace_limit);
+    return Block{allocate_, "the workspace", poison(bytes)};
+  }
+
+ private:
+  Allocate allocate_;
+  bool unaligned_;
+};
+
+template <typename V>
+V const* pointer(std::unique_ptr<Block> const& block) {
+  return block == nullptr ? nullptr : reinterpret_cast<V const*>(block->data());
+}
+
+bool brings(Problem const& p, Dropping const& option) {
+  return p.stochastic && option.mask == MaskSource::kCaller;
+}
+
+/// What forward, step and backward read alike, in the engine's memory.
+template <typename T>
+struct Inputs {
+  Inputs(Maker<T> const& make, Layer const& layer) {
+    Problem const& p = layer.problem;
+    DataType const type = DataTypeOf<T>::value;
+    std::int64_t const H = layer.H();
+    x = make.input("x", layer.x, place_sequence(p, layer.C(), p.pitch.x), type);
+    h0 = make.input("h0", layer.h0, place_state(p, H, p.pitch.h0), state_type(p, type));
+    kernel = make.input("the kernel", layer.kernel, place_kernel(p), type);
+    recurrent_kernel =
+        make.input("the recurrent kernel", layer.recurrent_kernel, place_recurrent_kernel(p), type);
+    bias = make.input("the bias", layer.bias, place_bias(p), type);
+    recurrent_bias = make.input("the recurrent bias", layer.recurrent_bias, place_bias(p), type);
+    lengths = make.array("lengths", p.lengths, layer.lengths);
+    episode_starts = make.mask("episode_starts", p.episode_starts, layer.episode_starts,
+                               place_sequence(p, 1, p.pitch.episode_starts));
+    zoneout_mask = make.mask("the zoneout mask", brings(p, p.zoneout), layer.zoneout_mask,
+                             place_sequence(p, H, p.pitch.zoneout_mask));
+    dropconnect_mask = make.mask("the DropConnect mask", brings(p, p.dropconnect),
+                                 layer.dropconnect_mask, place_dropconnect_mask(p));
+    recurrent_dropout_mask =
+        make.mask("the recurrent dropout mask", brings(p, p.recurrent_dropout),
+                  layer.recurrent_dropout_mask, place_state(p, H, p.pitch.recurrent_dropout_mask));
+    random = layer.random;
+    random.state = nullptr;
+    if (layer.random_by_pointer) {
+      random_state = make.array("random.state", true,
+                                std::vector<std::uint64_t>{layer.random.seed, layer.random.offset});
+      random =
+          Random{~layer.random.seed, ~layer.random.offset, pointer<std::uint64_t>(random_state)};
+    }
+  }
+
+  Weights<T> weights() const {
+    Weights<T> w;
+    w.kernel = kernel.template as<T const>();
+    w.recurrent_kernel = recurrent_kernel.template as<T const>();
+    w.bias = bias.template as<T const>();
+    w.recurrent_bias = recurrent_bias.template as<T const>();
+    return w;
+  }
+
+  /// Sets the fields that ForwardTensors, StepTensors and BackwardTensors share.
+  template <typename Tensors>
+  void set_common(Tensors& tensors) const {
+    tensors.x = x.template as<T const>();
+    tensors.episode_starts = pointer<std::uint8_t>(episode_starts);
+    tensors.zoneout_mask = pointer<std::uint8_t>(zoneout_mask);
+    tensors.dropconnect_mask = pointer<std::uint8_t>(dropconnect_mask);
+    tensors.recurrent_dropout_mask = pointer<std::uint8_t>(recurrent_dropout_mask);
+    tensors.random = random;
+  }
+
+  void check_unchanged() const {
+    for (Tensor const* t : {&x, &h0, &kernel, &recurrent_kernel, &bias, &recurrent_bias}) {
+      t->check_unchanged();
+    }
+    for (auto const* b : {&lengths, &episode_starts, &zoneout_mask, &dropconnect_mask,
+                          &recurrent_dropout_mask, &random_state}) {
+      if (*b != nullptr) (*b)->check_unchanged();
+    }
+  }
+
+  Tensor x, h0, kernel, recurrent_kernel, bias, recurrent_bias;
+  std::unique_ptr<Block> lengths, episode_starts, zoneout_mask, dropconnect_mask,
+      recurrent_dropout_mask, random_state;
+  Random random;
+};
+
+/// The rows of step t.
+template <typename V>
+V step_of(V const& sequence, std::int64_t t, std::int64_t rows, std::int64_t width) {
+  auto const begin = sequence.begin() + t * rows * width;
+  return {begin, begin + rows * width};
+}
+
+/// Step t of a layer as a layer of one step.
+Layer single_step(Layer const& layer, std::int64_t t) {
+  Layer step = layer;
+  step.problem.steps = 1;
+  step.problem.keep_for_backward = false;
+  step.x = step_of(layer.x, t, layer.N(), layer.C());
+  if (brings(layer.problem, layer.problem.zoneout)) {
+    step.zoneout_mask = step_of(layer.zoneout_mask, t, layer.N(), layer.H());
+  }
+  if (layer.problem.episode_starts) {
+    bool const reverse = layer.problem.direction == Direction::kReverse;
+    Bytes const none(static_cast<std::size_t>(layer.N()), 0);
+    bool const has_cleared_by = !reverse || t + 1 < layer.T();
+    step.episode_starts =
+        has_cleared_by ? step_of(layer.episode_starts, reverse ? t + 1 : t, layer.N(), 1) : none;
+  }
+  return step;
+}
+
+}  // namespace
+
+template <typename T>
+Problem with_small_workspace(Backend<T> const& backend, Problem problem) {
+  Problem two_steps = problem;
+  two_steps.steps = std::min<std::int64_t>(problem.steps, 2);
+  std::size_t limit = backend.forward_bytes(two_steps).workspace;
+  if (problem.keep_for_backward) {
+    limit = std::max(limit, backend.backward_bytes(two_steps).workspace);
+  }
+  problem.workspace_limit = limit;
+  return problem;
+}
+
+template <typename T>
+Results run_layer(Backend<T> const& backend, Layer const& layer) {
+  Problem const p =
+      layer.small_workspace ? with_small_workspace(backend, layer.problem) : layer.problem;
+  DataType const type = DataTypeOf<T>::value;
+  DataType const state = state_type(p, type);
+  DataType const weight_gradient = weight_gradient_type(p, type);
+  std::int64_t const H = layer.H();
+  Maker<T> const make{backend, layer.unaligned};
+  Inputs<T> const inputs{make, layer};
+
+  PassBytes const bytes = backend.forward_bytes(p);
+  CHECK(bytes.reserve == static_cast<std::size_t>(reserve_values(p)) * sizeof(T));
+  bool const keeps = p.keep_for_backward && p.reserve != ReservePolicy::kRecompute;
+  std::unique_ptr<Block> const reserve = make.reserve(bytes.reserve, keeps);
+  Tensor const h = make.output("h", true, place_sequence(p, H, p.pitch.h), type);
+  Tensor const final_state = make.output("the final state", layer.wanted.final_state,
+                                         place_state(p, H, p.pitch.final_state), state);
+  {
+    Block const workspace = make.workspace(p, bytes.workspace);
+    ForwardTensors<T> tensors;
+    inputs.set_common(tensors);
+    tensors.h0 = inputs.h0.template as_or_float<T const>();
+    tensors.lengths = pointer<std::int32_t>(inputs.lengths);
+    tensors.h = h.template as<T>();
+    tensors.final_state = final_state.template as_or_float<T>();
+    if (keeps) tensors.reserve = {reserve->data(), reserve->bytes()};
+    backend.forward(p, inputs.weights(), tensors, {workspace.data(), workspace.bytes()});
+    workspace.read();
+  }
+  inputs.check_unchanged();
+  Results results;
+  results.h = h.read();
+  results.final_state = final_state.read();
+  if (!p.keep_for_backward) return results;
+
+  if (keeps) reserve->write(reserve->read());
+  Values const h_before = results.h;
+  Tensor const dh = make.input("dh", layer.dh, place_sequence(p, H, p.pitch.dh), type);
+  Tensor const dfinal_state = make.input("the gradient of the final state", layer.dfinal_state,
+                                         place_state(p, H, p.pitch.dfinal_state), state);
+  Wanted const& wanted = layer.wanted;
+  Results const& held = layer.held;
+  Tensor const dx = make.output("dx", wanted.dx, place_sequence(p, layer.C(), p.pitch.dx), type,
+                                p.accumulate.dx, held.dx);
+  Tensor const dkernel = make.output("dkernel", wanted.dkernel, place_kernel(p), weight_gradient,
+                                     p.accumulate.dkernel, held.dkernel);
+  Tensor const drecurrent_kernel =
+      make.output("drecurrent_kernel", wanted.drecurrent_kernel, place_recurrent_kernel(p),
+                  weight_gradient, p.accumulate.drecurrent_kernel, held.drecurrent_kernel);
+  Tensor const dbias = make.output("dbias", wanted.dbias, place_bias(p), weight_gradient,
+                                   p.accumulate.dbias, held.dbias);
+  Tensor const drecurrent_bias =
+      make.output("drecurrent_bias", wanted.drecurrent_bias, place_bias(p), weight_gradient,
+                  p.accumulate.drecurrent_bias, held.drecurrent_bias);
+  Tensor const dh0 = make.output("dh0", wanted.dh0, place_state(p, H, p.pitch.dh0), state,
+                                 p.accumulate.dh0, held.dh0);
+  {
+    Block const workspace = make.workspace(p, backend.backward_bytes(p).workspace);
+    BackwardTensors<T> tensors;
+    inputs.set_common(tensors);
+    tensors.h0 = inputs.h0.template as_or_float<T const>();
+    tensors.lengths = pointer<std::int32_t>(inputs.lengths);
+    tensors.h = h.template as<T const>();
+    tensors.dh = dh.template as<T const>();
+    tensors.dfinal_state = dfinal_state.template as_or_float<T const>();
+    if (p.reserve == ReservePolicy::kKeep) tensors.reserve = {reserve->data(), reserve->bytes()};
+    if (p.reserve == ReservePolicy::kOverwrite) {
+      tensors.overwritten_reserve = {reserve->data(), reserve->bytes()};
+    }
+    tensors.dx = dx.template as<T>();
+    tensors.dkernel = dkernel.template as_or_float<T>();
+    tensors.drecurrent_kernel = drecurrent_kernel.template as_or_float<T>();
+    tensors.dbias = dbias.template as_or_float<T>();
+    tensors.drecurrent_bias = drecurrent_bias.template as_or_float<T>();
+    tensors.dh0 = dh0.template as_or_float<T>();
+    backend.backward(p, inputs.weights(), tensors, {workspace.data(), workspace.bytes()});
+    workspace.read();
+  }
+  inputs.check_unchanged();
+  dh.check_unchanged();
+  dfinal_state.check_unchanged();
+  if (p.reserve == ReservePolicy::kKeep) reserve->check_unchanged();
+  if (p.reserve == ReservePolicy::kOverwrite) reserve->read();
+  Values const h_after = h.read();
+  bool const h_unchanged = h_after.size() == h_before.size() &&
+                           (h_after.empty() || std::memcmp(h_after.data(), h_before.data(),
+                                                           h_after.size() * sizeof(double)) == 0);
+  if (!h_unchanged) FAIL("backward wrote into h");
+  results.dx = dx.read();
+  results.dkernel = dkernel.read();
+  results.drecurrent_kernel = drecurrent_kernel.read();
+  results.dbias = dbias.read();
+  results.drecurrent_bias = drecurrent_bias.read();
+  results.dh0 = dh0.read();
+  return results;
+}
+
+template <typename T>
+Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming streaming) {
+  REQUIRE_FALSE(layer.problem.lengths);
+  DataType const type = DataTypeOf<T>::value;
+  std::int64_t const H = layer.H();
+  bool const reverse = layer.problem.direction == Direction::kReverse;
+  Results results;
+  results.h.resize(static_cast<std::size_t>(layer.T() * layer.N() * H));
+  Values state = layer.h0;
+  for (std::int64_t i = 0; i < layer.T(); ++i) {
+    std::int64_t const t = reverse ? layer.T() - 1 - i : i;
+    Layer step = single_step(layer, t);
+    step.h0 = state;
+    Problem& p = step.problem;
+    if (streaming.in_place) p.pitch.final_state = p.pitch.h0;
+    Maker<T> const make{backend, layer.unaligned};
+    Inputs<T> inputs{make, step};
+    bool const overwrites = streaming.in_place && !step.h0.empty();
+    Tensor const fresh_state = make.output(
+        "the new state", !overwrites, place_state(p, H, p.pitch.final_state), state_type(p, type));
+    Tensor const old_state = std::move(inputs.h0);
+    inputs.h0 = {};
+    Tensor const& new_state = overwrites ? old_state : fresh_state;
+    Tensor const h = make.output("h", true, place_state(p, H, p.pitch.h), type);
+    Block const workspace = make.workspace(p, backend.forward_bytes(p).workspace);
+    StepTensors<T> tensors;
+    inputs.set_common(tensors);
+    tensors.state = old_state.template as_or_float<T const>();
+    tensors.time = t;
+    tensors.new_state = new_state.template as_or_float<T>();
+    tensors.h = h.template as<T>();
+    backend.step(p, inputs.weights(), tensors, {workspace.data(), workspace.bytes()});
+    workspace.read();
+    inputs.check_unchanged();
+    if (!overwrites) old_state.check_unchanged();
+    state = new_state.read();
+    Values const rows = h.read();
+    std::copy(rows.begin(), rows.end(), results.h.begin() + t * layer.N() * H);
+  }
+  if (layer.wanted.final_state) {
+    results.final_state =
+        state.empty() ? Values(static_cast<std::size_t>(layer.N() * H), 0.0) : state;
+  }
+  return results;
+}
+
+#define GRU_TEST_INSTANTIATE(T)                                         \
+  template Problem with_small_workspace<T>(Backend<T> const&, Problem); \
+  template Results run_layer<T>(Backend<T> const&, Layer const&);       \
+  template Results stream_layer<T>(Backend<T> const&, Layer const&, Streaming);
+GRU_TEST_INSTANTIATE(float)
+GRU_TEST_INSTANTIATE(double)
+GRU_TEST_INSTANTIATE(Eigen::half)
+GRU_TEST_INSTANTIATE(Eigen::bfloat16)
+#undef GRU_TEST_INSTANTIATE
+
+}  // namespace gru::test

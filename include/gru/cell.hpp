@@ -64,6 +64,19 @@ GRU_HOST_DEVICE A zoneout(A c, A s, A w) {
   return w * c + (A(1) - w) * s;
 }
 
+/// Gradients that leave `zoneout`.
+template <typename A>
+struct ZoneoutGradient {
+  A c;  ///< of the new state
+  A s;  ///< of the entering state
+};
+
+/// Backward of `zoneout`, given dh.
+template <typename A>
+GRU_HOST_DEVICE ZoneoutGradient<A> zoneout_backward(A w, A dh) {
+  return {w * dh, (A(1) - w) * dh};
+}
+
 /// Gradients that leave `new_state`.
 template <typename A>
 struct NewStateGradient {

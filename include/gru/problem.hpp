@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <sstream>
 
 #include <gru/error.hpp>
 
@@ -193,15 +194,14 @@ inline std::int64_t recurrent_kernel_pitch(Problem const& p) {
 inline void check_addressable(char const* what, std::initializer_list<std::int64_t> extents) {
   std::int64_t product = 16;
   for (std::int64_t const extent : extents) {
-    bool const overflows =
-        extent > 0 && product > std::numeric_limits<std::int64_t>::max() / extent;
+    if (extent == 0) continue;  // strides are formed from the others all the same
+    bool const overflows = product > std::numeric_limits<std::int64_t>::max() / extent;
     if (overflows) {
       std::ostringstream sizes;
       for (std::int64_t const e : extents) sizes << (sizes.tellp() > 0 ? " x " : "") << e;
       GRU_EXPECT(false, InvalidArgument, "the size of ", what, " overflows: ", sizes.str());
     }
     product *= extent;
-    if (product == 0) return;
   }
 }
 
@@ -213,6 +213,31 @@ inline void check_pitch(char const* what, std::int64_t pitch, std::int64_t width
 inline void check_rate(char const* what, double rate) {
   GRU_EXPECT(rate >= 0 && rate < 1, InvalidArgument, "the ", what, " rate is ", rate,
              ", outside [0, 1)");
+}
+
+template <typename Enumeration>
+void check_enumeration(char const* what, Enumeration value, Enumeration last) {
+  auto const number = static_cast<std::int64_t>(value);
+  GRU_EXPECT(number >= 0 && number <= static_cast<std::int64_t>(last), InvalidArgument, what,
+             " is ", number, ", not one of its enumerators");
+}
+
+inline void validate_enumerations(Problem const& p) {
+  check_enumeration("variant", p.variant, Variant::kResetBefore);
+  check_enumeration("direction", p.direction, Direction::kReverse);
+  check_enumeration("layout", p.layout, Layout::kBatchMajor);
+  check_enumeration("weight_format.shape", p.weight_format.shape,
+                    WeightFormat::Shape::kGatesByInput);
+  check_enumeration("weight_format.gates", p.weight_format.gates,
+                    WeightFormat::GateOrder::kResetFirst);
+  check_enumeration("zoneout.mask", p.zoneout.mask, MaskSource::kCaller);
+  check_enumeration("dropconnect.mask", p.dropconnect.mask, MaskSource::kCaller);
+  check_enumeration("recurrent_dropout.mask", p.recurrent_dropout.mask, MaskSource::kCaller);
+  check_enumeration("reserve", p.reserve, ReservePolicy::kRecompute);
+  check_enumeration("precision", p.precision, Precision::kTf32);
+  check_enumeration("state_type", p.state_type, StateType::kFloat);
+  check_enumeration("weight_gradient_type", p.weight_gradient_type, WeightGradientType::kFloat);
+  check_enumeration("engine", p.engine, Engine::kHost);
 }
 
 /// The largest extent that cuBLAS takes.
@@ -281,6 +306,7 @@ inline void validate_addresses(Problem const& p) {
 /// Throws InvalidArgument, with the offending values, unless the Problem makes sense. Passes call
 /// it.
 inline void validate(Problem const& p) {
+  detail::validate_enumerations(p);
   detail::validate_sizes(p);
   detail::validate_pitches(p);
   detail::validate_addresses(p);

@@ -71,6 +71,12 @@ void check_types(Problem const& p) {
   }
 }
 
+/// Backward's own demand on the Problem. Called once, at construction.
+inline void check_keeps_for_backward(Problem const& p) {
+  GRU_EXPECT(p.keep_for_backward, InvalidArgument,
+             "keep_for_backward is false: a backward pass needs the Problem that forward kept for");
+}
+
 inline bool float_state(Problem const& p) {
   return p.state_type == StateType::kFloat;
 }
@@ -146,6 +152,14 @@ void check_tensors(Problem const& p, StepTensors<T> const& t) {
   check_optional("random.state", t.random.state);
   check_optional("h", t.h);
   GRU_EXPECT(t.time >= 0, InvalidArgument, "time is ", t.time, ", must be at least 0");
+  check_addressable("the zoneout draws up to this time", {t.time / 4 + 1, p.batch, p.hidden_size});
+  std::int64_t const in_pitch = pitch_or(p.pitch.h0, p.hidden_size);
+  std::int64_t const out_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
+  GRU_EXPECT(t.state.data() != t.new_state.data() || p.batch <= 1 || in_pitch == out_pitch,
+             InvalidArgument,
+             "step() in place needs equal row pitches of h0 and final_state, they "
+             "are ",
+             in_pitch, " and ", out_pitch);
 }
 
 template <typename T>

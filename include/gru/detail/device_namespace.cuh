@@ -30,16 +30,15 @@
 #define GRU_CAT_14(a, b, c, d, e, f, g, h, i, j, k, l, m, n) \
   a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k##_##l##_##m##_##n
 #define GRU_CAT_SELECT(a, b, c, d, e, f, g, h, i, j, k, l, m, n, name, ...) name
-#define GRU_CAT_ALL(...)                                                                     \
-  GRU_CAT_SELECT(__VA_ARGS__, GRU_CAT_14, GRU_CAT_13, GRU_CAT_12, GRU_CAT_11, GRU_CAT_10,    \
+#define GRU_CAT_ALL(...)                                                                      \
+  GRU_CAT_SELECT(__VA_ARGS__, GRU_CAT_14, GRU_CAT_13, GRU_CAT_12, GRU_CAT_11, GRU_CAT_10,     \
                  GRU_CAT_9, GRU_CAT_8, GRU_CAT_7, GRU_CAT_6, GRU_CAT_5, GRU_CAT_4, GRU_CAT_3, \
                  GRU_CAT_2, GRU_CAT_1, )                                                      \
   (__VA_ARGS__)
 
 /// gru_0_1_0_sm_750_900, for example.
-#define GRU_DEVICE_NAMESPACE                                                    \
-  GRU_CAT_ALL(gru, GRU_VERSION_MAJOR, GRU_VERSION_MINOR, GRU_VERSION_PATCH, sm, \
-              __CUDA_ARCH_LIST__)
+#define GRU_DEVICE_NAMESPACE \
+  GRU_CAT_ALL(gru, GRU_VERSION_MAJOR, GRU_VERSION_MINOR, GRU_VERSION_PATCH, sm, __CUDA_ARCH_LIST__)
 
 /// A kernel that no other shared library of the process sees.
 #define GRU_KERNEL [[gnu::visibility("hidden")]] __global__

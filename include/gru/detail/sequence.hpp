@@ -75,13 +75,8 @@ struct Mask {
   std::uint8_t const* values = nullptr;  // brought by the caller; null: drawn
   Rows rows;                             // of `values`
   std::uint32_t threshold = 0;
-  double rate = 0;
-
-  /// 1 / (1 - rate).
-  template <typename A>
-  GRU_HOST_DEVICE A scale() const {
-    return A(1) / (A(1) - static_cast<A>(rate));
-  }
+  double keep = 1;   // 1 - rate
+  double scale = 1;  // 1 / (1 - rate)
 };
 
 /// The masks of a pass, and what they are drawn from.
@@ -107,7 +102,7 @@ struct Masks {
   /// The weight w of the new state in w * c + (1 - w) * s; call where `has_zoneout()`.
   template <typename A>
   GRU_HOST_DEVICE A zoneout_weight(std::int64_t t, std::int64_t n, std::int64_t unit) const {
-    if (!zoneout.on) return A(1) - static_cast<A>(zoneout.rate);
+    if (!zoneout.on) return static_cast<A>(zoneout.keep);
     if (zoneout.values != nullptr) {
       return zoneout.values[zoneout.rows.at(t, n) + unit] != 0 ? A(1) : A(0);
     }
@@ -128,7 +123,7 @@ struct Masks {
       std::uint64_t const e = draws::recurrent_dropout_element(n, unit, hidden);
       kept = draw(draws::kRecurrentDropout + e / 4, static_cast<int>(e % 4), mask.threshold);
     }
-    return kept ? mask.scale<A>() : A(0);
+    return kept ? static_cast<A>(mask.scale) : A(0);
   }
 
   /// Whether DropConnect keeps a weight of R: row k of [H, 3H], gate 0, 1, 2 for z, r, g; `element`
@@ -159,7 +154,8 @@ inline Mask make_mask(Problem const& p, Dropping const& option, std::uint8_t con
   mask.values = expects_mask(p, option) ? values : nullptr;
   mask.rows = rows;
   mask.threshold = draws::threshold(option.rate);
-  mask.rate = option.rate;
+  mask.keep = 1 - option.rate;
+  mask.scale = 1 / mask.keep;
   return mask;
 }
 

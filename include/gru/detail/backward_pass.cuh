@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <gru/backward.cuh>
+#include <gru/detail/check_tensors.hpp>
+#include <gru/detail/device_policy.cuh>
+#include <gru/detail/stepwise_backward.cuh>
+
+namespace gru {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+template <typename T>
+BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
+  validate(problem_);
+  detail::check_types<T>(problem_);
+  detail::check_keeps_for_backward(problem_);
+  detail::DeviceFacts const& facts = detail::current_device_facts();
+  device_ = facts.device;
+  Candidate stepwise =
+      detail::stepwise_candidate(facts.compute_capability, detail::has_code_for_device());
+  if (stepwise.can_run) {
+    engine_ = std::make_shared<detail::StepwiseBackward<T>>(problem_, facts);
+    stepwise.workspace_bytes = engine_->workspace_bytes();
+  }
+  decision_ = detail::decide(problem_, {stepwise, detail::host_candidate_on_device()});
+}
+
+template <typename T>
+void BackwardPass<T>::run(Execution const& execution, Weights<T> const& weights,
+                          BackwardTensors<T> const& tensors, Workspace workspace) const {
+  detail::check_execution(execution, device_);
+  detail::check_weights(problem_, weights);
+  detail::check_tensors(problem_, tensors);
+  detail::check_workspace(workspace, workspace_bytes());
+  engine_->run(execution, weights, tensors, detail::make_schedule(problem_, tensors),
+               detail::make_masks(problem_, tensors), workspace);
+}
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru

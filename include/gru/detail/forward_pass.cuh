@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <gru/detail/check_tensors.hpp>
+#include <gru/detail/device_policy.cuh>
+#include <gru/detail/stepwise_forward.cuh>
+#include <gru/forward.cuh>
+
+namespace gru {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+template <typename T>
+ForwardPass<T>::ForwardPass(Problem const& problem) : problem_{problem} {
+  validate(problem_);
+  detail::check_types<T>(problem_);
+  detail::DeviceFacts const& facts = detail::current_device_facts();
+  device_ = facts.device;
+  Candidate stepwise =
+      detail::stepwise_candidate(facts.compute_capability, detail::has_code_for_device());
+  if (stepwise.can_run) {
+    engine_ = std::make_shared<detail::StepwiseForward<T>>(problem_, facts);
+    stepwise.workspace_bytes = engine_->workspace_bytes();
+  }
+  decision_ = detail::decide(problem_, {stepwise, detail::host_candidate_on_device()});
+}
+
+template <typename T>
+void ForwardPass<T>::run(Execution const& execution, Weights<T> const& weights,
+                         ForwardTensors<T> const& tensors, Workspace workspace) const {
+  detail::check_execution(execution, device_);
+  detail::check_weights(problem_, weights);
+  detail::check_tensors(problem_, tensors);
+  detail::check_workspace(workspace, workspace_bytes());
+  engine_->run(execution, weights, tensors, detail::make_schedule(problem_, tensors),
+               detail::make_masks(problem_, tensors), workspace);
+}
+
+template <typename T>
+void ForwardPass<T>::step(Execution const& execution, Weights<T> const& weights,
+                          StepTensors<T> const& tensors, Workspace workspace) const {
+  detail::check_execution(execution, device_);
+  detail::check_weights(problem_, weights);
+  detail::check_tensors(problem_, tensors);
+  detail::check_workspace(workspace, workspace_bytes());
+  ForwardTensors<T> sequence;
+  sequence.x = tensors.x;
+  sequence.h0 = tensors.state;
+  sequence.h = tensors.h;
+  sequence.final_state = tensors.new_state;
+  // The boundary clears the state that enters this step, whichever way the steps run.
+  detail::Schedule schedule;
+  schedule.steps = 1;
+  schedule.starts = tensors.episode_starts;
+  schedule.start_rows = {0, detail::pitch_or(problem_.pitch.episode_starts, 1)};
+  detail::Masks masks = detail::make_masks(problem_, tensors);
+  masks.first_time = tensors.time;
+  engine_->run(execution, weights, sequence, schedule, masks, workspace);
+}
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru

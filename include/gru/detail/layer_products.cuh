@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include <gru/detail/cuda_types.cuh>
+#include <gru/detail/product.cuh>
+#include <gru/detail/sequence.hpp>
+#include <gru/problem.hpp>
+
+/// Shapes of the products of a GRU layer, for every weight format and layout.
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+/// A weight matrix W [in, 3H], where it lies.
+template <typename T>
+struct WeightMatrix {
+  T const* data = nullptr;
+  std::int64_t pitch = 0;
+  bool by_input = true;     // memory [in, 3H]; otherwise [3H, in]
+  std::int64_t hidden = 0;  // H
+
+  /// As the right operand W of a product.
+  MatrixLayout layout() const { return {pitch, !by_input, 0}; }
+  /// As the right operand of a product with the transpose of W.
+  MatrixLayout transposed() const { return {pitch, by_input, 0}; }
+  /// Where the blocks of the gates from `position` on begin.
+  std::int64_t block(std::int64_t position) const {
+    return position * hidden * (by_input ? 1 : pitch);
+  }
+  T const* gates_from(std::int64_t position) const { return data + block(position); }
+};
+
+inline bool by_input(Problem const& p) {
+  return p.weight_format.shape == WeightFormat::Shape::kInputByGates;
+}
+
+template <typename T>
+WeightMatrix<T> kernel_matrix(Problem const& p, T const* data) {
+  return {data, kernel_pitch(p), by_input(p), p.hidden_size};
+}
+
+/// R as the products see it: the caller's, or the tight copy that DropConnect made.
+template <typename T>
+WeightMatrix<T> recurrent_matrix(Problem const& p, T const* data) {
+  bool const tight = drops(p, p.dropconnect);
+  std::int64_t const tight_pitch = by_input(p) ? 3 * p.hidden_size : p.hidden_size;
+  return {data, tight ? tight_pitch : recurrent_kernel_pitch(p), by_input(p), p.hidden_size};
+}
+
+template <typename T>
+ProductShape product_shape(Problem const& p, std::int64_t m, std::int64_t n, std::int64_t k) {
+  ProductShape shape;
+  shape.m = m;
+  shape.n = n;
+  shape.k = k;
+  shape.input_type = kCudaType<T>;
+  shape.output_type = kCudaType<Accumulator<T>>;
+  shape.compute = compute_type<T>(p.precision);
+  return shape;
+}
+
+/// How `steps` steps of a sequence tensor of the caller's (x or dx) meet the rows of a dense
+/// time-major buffer in one product: as one matrix where the rows lie alike, otherwise as a batch
+/// of matrices, one a sample or one a step, whichever are larger.
+struct SequenceSplit {
+  std::int64_t rows = 0;   // of one matrix
+  std::int64_t batch = 1;  // matrices
+  MatrixLayout sequence;   // the caller's
+  MatrixLayout buffer;     // the dense one's
+
+  SequenceSplit(Problem const& p, Rows rows_of, std::int64_t steps, std::int64_t buffer_width) {
+    std::int64_t const N = p.batch;
+    if (p.layout == Layout::kTimeMajor || N == 1 || steps == 1) {
+      rows = steps * N;
+      sequence = {N == 1 ? rows_of.step : rows_of.sample, false, 0};
+      buffer = {buffer_width, false, 0};
+    } else if (steps >= N) {
+      rows = steps;
+      batch = N;
+      sequence = {rows_of.step, false, rows_of.sample};
+      buffer = {N * buffer_width, false, buffer_width};
+    } else {
+      rows = N;
+      batch = steps;
+      sequence = {rows_of.sample, false, rows_of.step};
+      buffer = {buffer_width, false, N * buffer_width};
+    }
+  }
+};
+
+/// P [steps * N, 3H] = x W.
+template <typename T>
+Product input_product(Problem const& p, std::int64_t steps, DeviceFacts const& facts,
+                      std::size_t most_workspace) {
+  std::int64_t const C = p.input_size;
+  std::int64_t const H = p.hidden_size;
+  SequenceSplit const split{p, sequence_rows(p, p.pitch.x, C), steps, 3 * H};
+  ProductShape shape = product_shape<T>(p, split.rows, 3 * H, C);
+  shape.a = split.sequence;
+  shape.b = kernel_matrix<T>(p, nullptr).layout();
+  shape.d = split.buffer;
+  shape.batch = split.batch;
+  return Product{shape, facts, most_workspace};
+}
+
+/// dx [steps, N, C] = dp [steps * N, 3H] W^T, where dp is the front of rows of 4H.
+template <typename T>
+Product input_gradient_product(Problem const& p, std::int64_t steps, DeviceFacts const& facts,
+                               std::size_t most_workspace) {
+  std::int64_t const C = p.input_size;
+  std::int64_t const H = p.hidden_size;
+  SequenceSplit const split{p, sequence_rows(p, p.pitch.dx, C), steps, 4 * H};
+  ProductShape shape = product_shape<T>(p, split.rows, C, 3 * H);
+  shape.a = split.buffer;
+  shape.b = kernel_matrix<T>(p, nullptr).transposed();
+  shape.d = split.sequence;
+  shape.batch = split.batch;
+  shape.output_type = kCudaType<T>;
+  return Product{shape, facts, most_workspace};
+}
+
+/// [rows, width * H] = s [rows, H] times the blocks of R of `width` gates.
+template <typename T>
+Product recurrent_product(Problem const& p, std::int64_t rows, std::int64_t width,
+                          std::int64_t s_pitch, DeviceFacts const& facts,
+                          std::size_t most_workspace) {
+  std::int64_t const H = p.hidden_size;
+  ProductShape shape = product_shape<T>(p, rows, width * H, H);
+  shape.a = {s_pitch};
+  shape.b = recurrent_matrix<T>(p, nullptr).layout();
+  shape.d = {3 * H};
+  return Product{shape, facts, most_workspace};
+}
+
+/// ds [N, H] = dq [N, width * H] times the transposed blocks of R of `width` gates; rows of dq have
+/// 3H values.
+template <typename T>
+Product state_gradient_product(Problem const& p, std::int64_t width, DeviceFacts const& facts,
+                               std::size_t most_workspace) {
+  std::int64_t const H = p.hidden_size;
+  ProductShape shape = product_shape<T>(p, p.batch, H, width * H);
+  shape.a = {3 * H};
+  shape.b = recurrent_matrix<T>(p, nullptr).transposed();
+  shape.d = {H};
+  return Product{shape, facts, most_workspace};
+}
+
+/// The gradient of a weight matrix's blocks of `width` gates: in^T dp, where `in` has `rows` rows
+/// of `in_width` values, and dp rows of 4H. In the format's shape, so the operands may change
+/// places.
+class WeightGradientProduct {
+ public:
+  WeightGradientProduct() = default;
+
+  template <typename T>
+  static WeightGradientProduct make(Problem const& p, std::int64_t rows, std::int64_t in_width,
+                                    std::int64_t in_pitch, std::int64_t width,
+                                    std::int64_t out_pitch, cudaDataType_t out_type,
+                                    DeviceFacts const& facts, std::size_t most_workspace) {
+    std::int64_t const H = p.hidden_size;
+    WeightGradientProduct result;
+    result.by_input_ = by_input(p);
+    MatrixLayout const in{in_pitch};
+    MatrixLayout const gradient{4 * H};
+    bool const first_in = result.by_input_;
+    ProductShape shape =
+        product_shape<T>(p, first_in ? in_width : width * H, first_in ? width * H : in_width, rows);
+    shape.a = {first_in ? in.pitch : gradient.pitch, true};
+    shape.b = first_in ? gradient : in;
+    shape.d = {out_pitch};
+    shape.output_type = out_type;
+    result.product_ = Product{shape, facts, most_workspace};
+    return result;
+  }
+
+  std::size_t workspace_bytes() const { return product_.workspace_bytes(); }
+
+  void run(Execution const& execution, double alpha, void const* in, void const* gradients,
+           double beta, void* out, void* workspace) const {
+    product_.run(execution, alpha, by_input_ ? in : gradients, by_input_ ? gradients : in, beta,
+                 out, workspace);
+  }
+
+ private:
+  Product product_;
+  bool by_input_ = true;
+};
+
+/// A product planned for chunks of the usual size and for the last one.
+template <typename P>
+struct PerChunk {
+  P usual;
+  P last;
+
+  PerChunk() = default;
+
+  /// `make(steps)` plans the product for a chunk of that many steps.
+  template <typename Make>
+  PerChunk(Chunks const& chunks, Make make) {
+    if (chunks.count == 0) return;
+    usual = make(chunks.size);
+    last = chunks.last_size() == chunks.size ? usual : make(chunks.last_size());
+  }
+
+  P const& of(Chunks const& chunks, std::int64_t chunk) const {
+    return chunk == chunks.count - 1 ? last : usual;
+  }
+
+  std::size_t workspace_bytes() const {
+    return std::max(usual.workspace_bytes(), last.workspace_bytes());
+  }
+};
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

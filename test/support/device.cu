@@ -8,9 +8,13 @@ bool has_device() {
   return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
 }
 
-template Engine const& device_engine<float>();
-template Engine const& device_engine<double>();
-template Engine const& device_engine<Eigen::half>();
-template Engine const& device_engine<Eigen::bfloat16>();
+#define GRU_TEST_INSTANTIATE(T)                   \
+  template Backend<T> const& device_backend<T>(); \
+  template Engine const& device_engine<T>();
+GRU_TEST_INSTANTIATE(float)
+GRU_TEST_INSTANTIATE(double)
+GRU_TEST_INSTANTIATE(Eigen::half)
+GRU_TEST_INSTANTIATE(Eigen::bfloat16)
+#undef GRU_TEST_INSTANTIATE
 
 }  // namespace gru::test

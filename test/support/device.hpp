@@ -13,6 +13,10 @@ bool has_device();
 /// no device. T is the host's type with the same bits: float, double, Eigen::half (for __half),
 /// Eigen::bfloat16 (for __nv_bfloat16).
 template <typename T>
+Backend<T> const& device_backend();
+
+/// The same, for canonical layers.
+template <typename T>
 Engine const& device_engine();
 
 /// The layer by the device engine in T.

@@ -60,6 +60,8 @@ class DeviceContext {
   cublasHandle_t blas_ = nullptr;
 };
 
+/// The passes' stream does not wait for the default stream, on which the copies are done, nor the
+/// other way round; hence each copy waits for the device.
 class DeviceMemory final : public Memory {
  public:
   explicit DeviceMemory(std::size_t bytes) : bytes_{bytes} {
@@ -75,11 +77,11 @@ class DeviceMemory final : public Memory {
   void write(RawBytes const& contents) override {
     check_cuda(cudaMemcpy(data_, contents.data(), contents.size(), cudaMemcpyHostToDevice),
                "a copy to the device");
-    // The passes run on a stream that does not wait for the default stream.
     check_cuda(cudaDeviceSynchronize(), "the device");
   }
   RawBytes read() const override {
     RawBytes contents(bytes_);
+    check_cuda(cudaDeviceSynchronize(), "the device");
     check_cuda(cudaMemcpy(contents.data(), data_, bytes_, cudaMemcpyDeviceToHost),
                "a copy from the device");
     return contents;
@@ -213,11 +215,16 @@ class DeviceBackend final : public Backend<T> {
 };
 
 template <typename T>
-Engine const& device_engine() {
+Backend<T> const& device_backend() {
   if (!has_device()) SKIP("no CUDA device");
   // Never destroyed: at exit the CUDA runtime may be gone first.
   static auto const& backend = *new DeviceBackend<T>;
-  static auto const& engine = *new BackendEngine<T>{"device", backend};
+  return backend;
+}
+
+template <typename T>
+Engine const& device_engine() {
+  static auto const& engine = *new BackendEngine<T>{"device", device_backend<T>()};
   return engine;
 }
 

@@ -324,13 +324,27 @@ Layer single_step(Layer const& layer, std::int64_t t) {
 
 template <typename T>
 Problem with_small_workspace(Backend<T> const& backend, Problem problem) {
-  Problem two_steps = problem;
-  two_steps.steps = std::min<std::int64_t>(problem.steps, 2);
-  std::size_t limit = backend.forward_bytes(two_steps).workspace;
-  if (problem.keep_for_backward) {
-    limit = std::max(limit, backend.backward_bytes(two_steps).workspace);
+  auto const bytes_under = [&](std::size_t limit) {
+    problem.workspace_limit = limit;
+    std::size_t const forward = backend.forward_bytes(problem).workspace;
+    if (!problem.keep_for_backward) return forward;
+    return std::max(forward, backend.backward_bytes(problem).workspace);
+  };
+  auto const is_enough = [&](std::size_t limit) {
+    try {
+      bytes_under(limit);
+      return true;
+    } catch (InvalidArgument const&) {
+      return false;
+    }
+  };
+  std::size_t enough = bytes_under(problem.workspace_limit);
+  std::size_t too_little = 0;
+  while (enough - too_little > enough / 64 + 1) {
+    std::size_t const middle = too_little + (enough - too_little) / 2;
+    (is_enough(middle) ? enough : too_little) = middle;
   }
-  problem.workspace_limit = limit;
+  problem.workspace_limit = enough;
   return problem;
 }
 

@@ -36,7 +36,7 @@ class Engine {
   virtual PassBytes backward_bytes(Problem const& problem) const = 0;
 };
 
-/// The Problem with a workspace limit of what two of its steps need.
+/// The Problem with about the least workspace limit that its passes accept.
 template <typename T>
 Problem with_small_workspace(Backend<T> const& backend, Problem problem);
 

@@ -2,10 +2,12 @@
 #include "support/host.hpp"
 
 #include <Eigen/Core>
-#include <cstdlib>
+#include <algorithm>
 #include <gru/host.hpp>
 #include <map>
+#include <memory>
 #include <new>
+#include <string>
 
 namespace gru::test {
 namespace {
@@ -71,27 +73,43 @@ class HostBackend final : public Backend<T> {
   std::unique_ptr<host::ThreadPool> pool_;
 };
 
+template <typename T>
+struct Entry {
+  explicit Entry(int threads)
+      : backend{threads},
+        engine{threads > 1 ? "host on " + std::to_string(threads) + " threads" : "host", backend} {}
+
+  HostBackend<T> backend;
+  BackendEngine<T> engine;
+};
+
+template <typename T>
+Entry<T> const& entry_of(int threads) {
+  static std::map<int, std::unique_ptr<Entry<T>>> entries;
+  std::unique_ptr<Entry<T>>& entry = entries[threads];
+  if (entry == nullptr) entry = std::make_unique<Entry<T>>(threads);
+  return *entry;
+}
+
 }  // namespace
 
 template <typename T>
-Engine const& host_engine(int threads) {
-  struct Entry {
-    explicit Entry(int count)
-        : backend{count},
-          engine{count > 1 ? "host on " + std::to_string(count) + " threads" : "host", backend} {}
-
-    HostBackend<T> backend;
-    BackendEngine<T> engine;
-  };
-  static std::map<int, std::unique_ptr<Entry>> entries;
-  std::unique_ptr<Entry>& entry = entries[threads];
-  if (entry == nullptr) entry = std::make_unique<Entry>(threads);
-  return entry->engine;
+Backend<T> const& host_backend(int threads) {
+  return entry_of<T>(threads).backend;
 }
 
-template Engine const& host_engine<float>(int);
-template Engine const& host_engine<double>(int);
-template Engine const& host_engine<Eigen::half>(int);
-template Engine const& host_engine<Eigen::bfloat16>(int);
+template <typename T>
+Engine const& host_engine(int threads) {
+  return entry_of<T>(threads).engine;
+}
+
+#define GRU_TEST_INSTANTIATE(T)                    \
+  template Backend<T> const& host_backend<T>(int); \
+  template Engine const& host_engine<T>(int);
+GRU_TEST_INSTANTIATE(float)
+GRU_TEST_INSTANTIATE(double)
+GRU_TEST_INSTANTIATE(Eigen::half)
+GRU_TEST_INSTANTIATE(Eigen::bfloat16)
+#undef GRU_TEST_INSTANTIATE
 
 }  // namespace gru::test

@@ -55,8 +55,10 @@ struct Results {
 
 /// One of the Results' vectors, by name.
 struct NamedResult {
+  using Member = Values Results::*;
+
   char const* name;
-  Values Results::*values;
+  Member values;
   bool is_gradient;
 };
 
@@ -89,7 +91,7 @@ struct Layer {
 
   bool random_by_pointer = false;  ///< Seed and offset are read from the engine's memory.
   bool unaligned = false;          ///< Every tensor begins one element past a 256-byte boundary.
-  bool small_workspace = false;    ///< The limit is what two steps need, so that work is chunked.
+  bool small_workspace = false;    ///< The least limit that the passes accept, for small chunks.
 
   std::int64_t T() const { return problem.steps; }
   std::int64_t N() const { return problem.batch; }

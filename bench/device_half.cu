@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device_layer.cuh"
+
+namespace gru::bench {
+
+void add_half_cases(Device& device, Budget const& budget) {
+  add_device_cases<__half>("fp16", Precision::kFp32, device, budget);
+}
+
+}  // namespace gru::bench

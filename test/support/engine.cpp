@@ -320,6 +320,134 @@ Layer single_step(Layer const& layer, std::int64_t t) {
   return step;
 }
 
+bool same_bits(Values const& a, Values const& b) {
+  if (a.size() != b.size()) return false;
+  return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+template <typename T>
+Problem problem_of(Backend<T> const& backend, Layer const& layer) {
+  return layer.small_workspace ? with_small_workspace(backend, layer.problem) : layer.problem;
+}
+
+/// One layer's passes, with all their tensors but the sequences h, dh and dx.
+template <typename T>
+class LayerRun {
+ public:
+  LayerRun(Backend<T> const& backend, Layer const& layer)
+      : backend_{backend},
+        problem_{problem_of(backend, layer)},
+        make_{backend, layer.unaligned},
+        inputs_{make_, layer},
+        bytes_{backend.forward_bytes(problem_)} {
+    Problem const& p = problem_;
+    CHECK(bytes_.reserve == static_cast<std::size_t>(reserve_values(p)) * sizeof(T));
+    DataType const type = DataTypeOf<T>::value;
+    DataType const state = state_type(p, type);
+    std::int64_t const H = layer.H();
+    final_state_ = make_.output("the final state", layer.wanted.final_state,
+                                place_state(p, H, p.pitch.final_state), state);
+    if (!p.keep_for_backward) return;
+    DataType const weights = weight_gradient_type(p, type);
+    Wanted const& wanted = layer.wanted;
+    Accumulate const& add = p.accumulate;
+    Results const& held = layer.held;
+    reserve_ = make_.reserve(bytes_.reserve, p.reserve != ReservePolicy::kRecompute);
+    dfinal_state_ = make_.input("the gradient of the final state", layer.dfinal_state,
+                                place_state(p, H, p.pitch.dfinal_state), state);
+    dkernel_ = make_.output("dkernel", wanted.dkernel, place_kernel(p), weights, add.dkernel,
+                            held.dkernel);
+    drecurrent_kernel_ =
+        make_.output("drecurrent_kernel", wanted.drecurrent_kernel, place_recurrent_kernel(p),
+                     weights, add.drecurrent_kernel, held.drecurrent_kernel);
+    dbias_ = make_.output("dbias", wanted.dbias, place_bias(p), weights, add.dbias, held.dbias);
+    drecurrent_bias_ = make_.output("drecurrent_bias", wanted.drecurrent_bias, place_bias(p),
+                                    weights, add.drecurrent_bias, held.drecurrent_bias);
+    dh0_ =
+        make_.output("dh0", wanted.dh0, place_state(p, H, p.pitch.dh0), state, add.dh0, held.dh0);
+  }
+
+  Problem const& problem() const { return problem_; }
+  Maker<T> const& make() const { return make_; }
+
+  void forward(T* h) {
+    Block const workspace = make_.workspace(problem_, bytes_.workspace);
+    ForwardTensors<T> tensors;
+    inputs_.set_common(tensors);
+    tensors.h0 = inputs_.h0.template as_or_float<T const>();
+    tensors.lengths = pointer<std::int32_t>(inputs_.lengths);
+    tensors.h = h;
+    tensors.final_state = final_state_.template as_or_float<T>();
+    if (reserve_ != nullptr) tensors.reserve = {reserve_->data(), reserve_->bytes()};
+    backend_.forward(problem_, inputs_.weights(), tensors, {workspace.data(), workspace.bytes()});
+    workspace.read();
+    inputs_.check_unchanged();
+    if (reserve_ != nullptr) reserve_->write(reserve_->read());
+  }
+
+  void backward(T const* h, T const* dh, T* dx) {
+    Problem const& p = problem_;
+    Block const workspace = make_.workspace(p, backend_.backward_bytes(p).workspace);
+    BackwardTensors<T> tensors;
+    inputs_.set_common(tensors);
+    tensors.h0 = inputs_.h0.template as_or_float<T const>();
+    tensors.lengths = pointer<std::int32_t>(inputs_.lengths);
+    tensors.h = h;
+    tensors.dh = dh;
+    tensors.dfinal_state = dfinal_state_.template as_or_float<T const>();
+    if (p.reserve == ReservePolicy::kKeep) tensors.reserve = {reserve_->data(), reserve_->bytes()};
+    if (p.reserve == ReservePolicy::kOverwrite) {
+      tensors.overwritten_reserve = {reserve_->data(), reserve_->bytes()};
+    }
+    tensors.dx = dx;
+    tensors.dkernel = dkernel_.template as_or_float<T>();
+    tensors.drecurrent_kernel = drecurrent_kernel_.template as_or_float<T>();
+    tensors.dbias = dbias_.template as_or_float<T>();
+    tensors.drecurrent_bias = drecurrent_bias_.template as_or_float<T>();
+    tensors.dh0 = dh0_.template as_or_float<T>();
+    backend_.backward(p, inputs_.weights(), tensors, {workspace.data(), workspace.bytes()});
+    workspace.read();
+    inputs_.check_unchanged();
+    dfinal_state_.check_unchanged();
+    if (p.reserve == ReservePolicy::kKeep) reserve_->check_unchanged();
+    if (p.reserve == ReservePolicy::kOverwrite) reserve_->read();
+  }
+
+  Values final_state() const { return final_state_.read(); }
+
+  /// Those of the weights, the biases and h0.
+  Results gradients() const {
+    Results results;
+    results.dkernel = dkernel_.read();
+    results.drecurrent_kernel = drecurrent_kernel_.read();
+    results.dbias = dbias_.read();
+    results.drecurrent_bias = drecurrent_bias_.read();
+    results.dh0 = dh0_.read();
+    return results;
+  }
+
+ private:
+  Backend<T> const& backend_;
+  Problem problem_;
+  Maker<T> make_;
+  Inputs<T> inputs_;
+  PassBytes bytes_;
+  std::unique_ptr<Block> reserve_;
+  Tensor final_state_, dfinal_state_, dkernel_, drecurrent_kernel_, dbias_, drecurrent_bias_, dh0_;
+};
+
+/// [rows, 2 * width] of two [rows, width].
+Values side_by_side(Values const& a, Values const& b, std::int64_t width) {
+  Values both;
+  for (std::size_t i = 0; i < a.size(); i += static_cast<std::size_t>(width)) {
+    for (Values const* half : {&a, &b}) {
+      auto const row = half->begin() + static_cast<std::ptrdiff_t>(i);
+      both.insert(both.end(), row, row + width);
+    }
+  }
+  return both;
+}
+
 }  // namespace
 
 template <typename T>
@@ -350,99 +478,62 @@ Problem with_small_workspace(Backend<T> const& backend, Problem problem) {
 
 template <typename T>
 Results run_layer(Backend<T> const& backend, Layer const& layer) {
-  Problem const p =
-      layer.small_workspace ? with_small_workspace(backend, layer.problem) : layer.problem;
+  LayerRun<T> run{backend, layer};
+  Problem const& p = run.problem();
   DataType const type = DataTypeOf<T>::value;
-  DataType const state = state_type(p, type);
-  DataType const weight_gradient = weight_gradient_type(p, type);
-  std::int64_t const H = layer.H();
-  Maker<T> const make{backend, layer.unaligned};
-  Inputs<T> const inputs{make, layer};
-
-  PassBytes const bytes = backend.forward_bytes(p);
-  CHECK(bytes.reserve == static_cast<std::size_t>(reserve_values(p)) * sizeof(T));
-  bool const keeps = p.keep_for_backward && p.reserve != ReservePolicy::kRecompute;
-  std::unique_ptr<Block> const reserve = make.reserve(bytes.reserve, keeps);
-  Tensor const h = make.output("h", true, place_sequence(p, H, p.pitch.h), type);
-  Tensor const final_state = make.output("the final state", layer.wanted.final_state,
-                                         place_state(p, H, p.pitch.final_state), state);
-  {
-    Block const workspace = make.workspace(p, bytes.workspace);
-    ForwardTensors<T> tensors;
-    inputs.set_common(tensors);
-    tensors.h0 = inputs.h0.template as_or_float<T const>();
-    tensors.lengths = pointer<std::int32_t>(inputs.lengths);
-    tensors.h = h.template as<T>();
-    tensors.final_state = final_state.template as_or_float<T>();
-    if (keeps) tensors.reserve = {reserve->data(), reserve->bytes()};
-    backend.forward(p, inputs.weights(), tensors, {workspace.data(), workspace.bytes()});
-    workspace.read();
-  }
-  inputs.check_unchanged();
+  Placement const h_rows = place_sequence(p, layer.H(), p.pitch.h);
+  Tensor const h = run.make().output("h", true, h_rows, type);
+  run.forward(h.as<T>());
+  Values const h_before = h.read();
   Results results;
-  results.h = h.read();
-  results.final_state = final_state.read();
-  if (!p.keep_for_backward) return results;
-
-  if (keeps) reserve->write(reserve->read());
-  Values const h_before = results.h;
-  Tensor const dh = make.input("dh", layer.dh, place_sequence(p, H, p.pitch.dh), type);
-  Tensor const dfinal_state = make.input("the gradient of the final state", layer.dfinal_state,
-                                         place_state(p, H, p.pitch.dfinal_state), state);
-  Wanted const& wanted = layer.wanted;
-  Results const& held = layer.held;
-  Tensor const dx = make.output("dx", wanted.dx, place_sequence(p, layer.C(), p.pitch.dx), type,
-                                p.accumulate.dx, held.dx);
-  Tensor const dkernel = make.output("dkernel", wanted.dkernel, place_kernel(p), weight_gradient,
-                                     p.accumulate.dkernel, held.dkernel);
-  Tensor const drecurrent_kernel =
-      make.output("drecurrent_kernel", wanted.drecurrent_kernel, place_recurrent_kernel(p),
-                  weight_gradient, p.accumulate.drecurrent_kernel, held.drecurrent_kernel);
-  Tensor const dbias = make.output("dbias", wanted.dbias, place_bias(p), weight_gradient,
-                                   p.accumulate.dbias, held.dbias);
-  Tensor const drecurrent_bias =
-      make.output("drecurrent_bias", wanted.drecurrent_bias, place_bias(p), weight_gradient,
-                  p.accumulate.drecurrent_bias, held.drecurrent_bias);
-  Tensor const dh0 = make.output("dh0", wanted.dh0, place_state(p, H, p.pitch.dh0), state,
-                                 p.accumulate.dh0, held.dh0);
-  {
-    Block const workspace = make.workspace(p, backend.backward_bytes(p).workspace);
-    BackwardTensors<T> tensors;
-    inputs.set_common(tensors);
-    tensors.h0 = inputs.h0.template as_or_float<T const>();
-    tensors.lengths = pointer<std::int32_t>(inputs.lengths);
-    tensors.h = h.template as<T const>();
-    tensors.dh = dh.template as<T const>();
-    tensors.dfinal_state = dfinal_state.template as_or_float<T const>();
-    if (p.reserve == ReservePolicy::kKeep) tensors.reserve = {reserve->data(), reserve->bytes()};
-    if (p.reserve == ReservePolicy::kOverwrite) {
-      tensors.overwritten_reserve = {reserve->data(), reserve->bytes()};
-    }
-    tensors.dx = dx.template as<T>();
-    tensors.dkernel = dkernel.template as_or_float<T>();
-    tensors.drecurrent_kernel = drecurrent_kernel.template as_or_float<T>();
-    tensors.dbias = dbias.template as_or_float<T>();
-    tensors.drecurrent_bias = drecurrent_bias.template as_or_float<T>();
-    tensors.dh0 = dh0.template as_or_float<T>();
-    backend.backward(p, inputs.weights(), tensors, {workspace.data(), workspace.bytes()});
-    workspace.read();
+  if (p.keep_for_backward) {
+    Tensor const dh =
+        run.make().input("dh", layer.dh, place_sequence(p, layer.H(), p.pitch.dh), type);
+    Tensor const dx =
+        run.make().output("dx", layer.wanted.dx, place_sequence(p, layer.C(), p.pitch.dx), type,
+                          p.accumulate.dx, layer.held.dx);
+    run.backward(h.as<T const>(), dh.as<T const>(), dx.as<T>());
+    dh.check_unchanged();
+    results = run.gradients();
+    results.dx = dx.read();
   }
-  inputs.check_unchanged();
+  results.h = h.read();
+  if (!same_bits(results.h, h_before)) FAIL("backward wrote into h");
+  results.final_state = run.final_state();
+  return results;
+}
+
+template <typename T>
+BidirectionalResults run_bidirectional(Backend<T> const& backend, Layer forward, Layer reverse) {
+  DataType const type = DataTypeOf<T>::value;
+  std::int64_t const H = forward.H();
+  for (Layer* layer : {&forward, &reverse}) {
+    layer->problem.pitch.h = 2 * H;
+    layer->problem.pitch.dh = 2 * H;
+  }
+  forward.problem.direction = Direction::kForward;
+  reverse.problem.direction = Direction::kReverse;
+  reverse.problem.accumulate.dx = true;
+  LayerRun<T> runs[] = {{backend, forward}, {backend, reverse}};
+  Maker<T> const& make = runs[0].make();
+  Placement const both = place_sequence(forward.problem, 2 * H, 0);
+  Tensor const h = make.output("h", true, both, type);
+  Tensor const dh = make.input("dh", side_by_side(forward.dh, reverse.dh, H), both, type);
+  Tensor const dx = make.output(
+      "dx", true, place_sequence(forward.problem, forward.C(), forward.problem.pitch.dx), type);
+  for (std::int64_t half = 0; half < 2; ++half) runs[half].forward(h.as<T>() + half * H);
+  BidirectionalResults results;
+  results.h = h.read();
+  for (std::int64_t half = 0; half < 2; ++half) {
+    runs[half].backward(h.as<T const>() + half * H, dh.as<T const>() + half * H, dx.as<T>());
+  }
+  if (!same_bits(h.read(), results.h)) FAIL("backward wrote into h");
   dh.check_unchanged();
-  dfinal_state.check_unchanged();
-  if (p.reserve == ReservePolicy::kKeep) reserve->check_unchanged();
-  if (p.reserve == ReservePolicy::kOverwrite) reserve->read();
-  Values const h_after = h.read();
-  bool const h_unchanged = h_after.size() == h_before.size() &&
-                           (h_after.empty() || std::memcmp(h_after.data(), h_before.data(),
-                                                           h_after.size() * sizeof(double)) == 0);
-  if (!h_unchanged) FAIL("backward wrote into h");
   results.dx = dx.read();
-  results.dkernel = dkernel.read();
-  results.drecurrent_kernel = drecurrent_kernel.read();
-  results.dbias = dbias.read();
-  results.drecurrent_bias = drecurrent_bias.read();
-  results.dh0 = dh0.read();
+  results.forward = runs[0].gradients();
+  results.forward.final_state = runs[0].final_state();
+  results.reverse = runs[1].gradients();
+  results.reverse.final_state = runs[1].final_state();
   return results;
 }
 
@@ -492,9 +583,10 @@ Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming st
   return results;
 }
 
-#define GRU_TEST_INSTANTIATE(T)                                         \
-  template Problem with_small_workspace<T>(Backend<T> const&, Problem); \
-  template Results run_layer<T>(Backend<T> const&, Layer const&);       \
+#define GRU_TEST_INSTANTIATE(T)                                                        \
+  template Problem with_small_workspace<T>(Backend<T> const&, Problem);                \
+  template Results run_layer<T>(Backend<T> const&, Layer const&);                      \
+  template BidirectionalResults run_bidirectional<T>(Backend<T> const&, Layer, Layer); \
   template Results stream_layer<T>(Backend<T> const&, Layer const&, Streaming);
 GRU_TEST_INSTANTIATE(float)
 GRU_TEST_INSTANTIATE(double)

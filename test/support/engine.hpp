@@ -44,6 +44,19 @@ Problem with_small_workspace(Backend<T> const& backend, Problem problem);
 template <typename T>
 Results run_layer(Backend<T> const& backend, Layer const& layer);
 
+/// What the two directions of one layer write together and apart.
+struct BidirectionalResults {
+  Values h;         // [T, N, 2H]
+  Values dx;        // [T, N, C], both directions' sum
+  Results forward;  ///< but h and dx
+  Results reverse;
+};
+
+/// Both directions over the same x: their passes write the halves of one [T, N, 2H] tensor by its
+/// row pitch and read the halves of its gradient; the second adds to the dx of the first.
+template <typename T>
+BidirectionalResults run_bidirectional(Backend<T> const& backend, Layer forward, Layer reverse);
+
 /// See Engine::stream.
 template <typename T>
 Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming streaming);

@@ -351,4 +351,36 @@ Results finite_differences(Layer const& layer,
   return results;
 }
 
+Layer with_masks_brought(Layer const& layer) {
+  Layer out = layer;
+  std::int64_t const H = layer.H();
+  auto const bring = [](Dropping& option, Bytes& mask) {
+    option.mask = MaskSource::kCaller;
+    mask.clear();
+  };
+  bring(out.problem.zoneout, out.zoneout_mask);
+  bring(out.problem.dropconnect, out.dropconnect_mask);
+  bring(out.problem.recurrent_dropout, out.recurrent_dropout_mask);
+  for (std::int64_t t = 0; t < layer.T(); ++t) {
+    for (std::int64_t n = 0; n < layer.N(); ++n) {
+      for (std::int64_t u = 0; u < H; ++u) {
+        out.zoneout_mask.push_back(zoneout_weight(layer, t, n, u) != 0);
+      }
+    }
+  }
+  for (std::int64_t k = 0; k < H; ++k) {
+    for (std::int64_t gate = 0; gate < 3; ++gate) {
+      for (std::int64_t u = 0; u < H; ++u) {
+        out.dropconnect_mask.push_back(weight_factor(layer, k, gate, u) != 0);
+      }
+    }
+  }
+  for (std::int64_t n = 0; n < layer.N(); ++n) {
+    for (std::int64_t u = 0; u < H; ++u) {
+      out.recurrent_dropout_mask.push_back(state_factor(layer, n, u) != 0);
+    }
+  }
+  return out;
+}
+
 }  // namespace gru::test

@@ -17,4 +17,7 @@ Results reference(Layer const& layer);
 /// forward pass. Ignores `held` and `wanted`.
 Results finite_differences(Layer const& layer, std::function<Results(Layer const&)> const& forward);
 
+/// The layer with the masks that its Problem draws brought by the caller.
+Layer with_masks_brought(Layer const& layer);
+
 }  // namespace gru::test

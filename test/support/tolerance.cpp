@@ -105,6 +105,12 @@ void check_close(Results const& actual, Results const& expected, Layer const& la
   }
 }
 
+void check_equal(Results const& actual, Results const& expected) {
+  for (NamedResult const& result : named_results()) {
+    check_close(result.name, actual.*result.values, expected.*result.values, 0);
+  }
+}
+
 void check_same_bits(Results const& actual, Results const& expected) {
   for (NamedResult const& result : named_results()) {
     check_same_bits(result.name, actual.*result.values, expected.*result.values);

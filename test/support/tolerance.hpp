@@ -27,6 +27,9 @@ double finite_difference_tolerance();
 /// is empty the other must be.
 void check_close(Results const& actual, Results const& expected, Layer const& layer, DataType type);
 
+/// Checks that all results have the same values: the same bits but for the sign of zeros.
+void check_equal(Results const& actual, Results const& expected);
+
 /// Checks that all results have the same bits.
 void check_same_bits(Results const& actual, Results const& expected);
 

@@ -10,6 +10,7 @@
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
 #include <gru/error.hpp>
+#include <gru/host/backward.hpp>
 #include <gru/host/execution.hpp>
 #include <gru/host/forward.hpp>
 #include <gru/host/thread_pool.hpp>
@@ -61,6 +62,37 @@ class ForwardPass {
   /// direction is not regarded. The new state may be written over the old one.
   void step(Execution const& execution, Weights<T> const& weights, StepTensors<T> const& tensors,
             Workspace workspace) const;
+
+ private:
+  Problem problem_;
+  gru::detail::Chunks chunks_;
+  Decision decision_;
+};
+
+/// Backward over a Problem, on the CPU. The Problem is forward's, with keep_for_backward set.
+///
+/// Reruns and threads as for ForwardPass.
+template <typename T>
+class BackwardPass {
+  static_assert(is_supported_type<T>,
+                "gru::host::BackwardPass takes float, double, Eigen::half or Eigen::bfloat16");
+
+ public:
+  /// As ForwardPass's; throws InvalidArgument too where the Problem does not keep for backward.
+  explicit BackwardPass(Problem const& problem);
+
+  Problem const& problem() const { return problem_; }
+  Decision const& decision() const { return decision_; }
+  std::size_t workspace_bytes() const { return decision_.workspace_bytes; }
+  std::size_t reserve_bytes() const {
+    return static_cast<std::size_t>(reserve_values(problem_)) * sizeof(T);
+  }
+
+  /// Computes the gradients that are not null, each overwritten or added to as
+  /// Problem::accumulate says; returns when that is done. Throws InvalidArgument, before anything
+  /// is written, where the pointers do not fit the Problem.
+  void run(Execution const& execution, Weights<T> const& weights, BackwardTensors<T> const& tensors,
+           Workspace workspace) const;
 
  private:
   Problem problem_;
@@ -133,6 +165,25 @@ void ForwardPass<T>::step(Execution const& execution, Weights<T> const& weights,
   arguments.h = tensors.h;
   arguments.final_state = tensors.new_state;
   gru::detail::host::run_forward(problem_, chunks_, execution, weights, arguments, workspace);
+}
+
+template <typename T>
+BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
+  validate(problem);
+  gru::detail::check_types<T>(problem);
+  gru::detail::check_keeps_for_backward(problem);
+  chunks_ = gru::detail::host::backward_chunks<T>(problem);
+  decision_ = gru::detail::host::decide_on_host(
+      problem, gru::detail::host::backward_workspace_bytes<T>(problem, chunks_));
+}
+
+template <typename T>
+void BackwardPass<T>::run(Execution const& execution, Weights<T> const& weights,
+                          BackwardTensors<T> const& tensors, Workspace workspace) const {
+  gru::detail::check_weights(problem_, weights);
+  gru::detail::check_tensors(problem_, tensors);
+  gru::detail::check_workspace(workspace, workspace_bytes());
+  gru::detail::host::run_backward(problem_, chunks_, execution, weights, tensors, workspace);
 }
 
 }  // namespace gru::host

@@ -103,6 +103,12 @@ TEMPLATE_TEST_CASE("Device engine: float states stream 16-bit types without loss
   check_float_states_stream_without_loss(device_engine<TestType>());
 }
 
+TEMPLATE_TEST_CASE(
+    "Device engine: the reserve is 4H a step and sample, the workspace within its limit", "", float,
+    double, Eigen::half, Eigen::bfloat16) {
+  check_bytes(device_engine<TestType>());
+}
+
 TEST_CASE("Device engine: each precision of float keeps its tolerance") {
   check_precisions(device_engine<float>());
 }

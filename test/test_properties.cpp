@@ -106,6 +106,12 @@ TEMPLATE_TEST_CASE("Host engine: float states stream 16-bit types without loss",
   check_float_states_stream_without_loss(host_engine<TestType>());
 }
 
+TEMPLATE_TEST_CASE(
+    "Host engine: the reserve is 4H a step and sample, the workspace within its limit", "", float,
+    double, Eigen::half, Eigen::bfloat16) {
+  check_bytes(host_engine<TestType>());
+}
+
 TEST_CASE("Host engine: each precision of float keeps its tolerance") {
   check_precisions(host_engine<float>());
 }

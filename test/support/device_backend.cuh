@@ -176,7 +176,7 @@ class Twin {
 };
 
 template <typename T>
-class DeviceBackend final : public Backend<T> {
+class DeviceBackend : public Backend<T> {
  public:
   using D = typename DeviceTwin<T>::type;
 
@@ -209,6 +209,9 @@ class DeviceBackend final : public Backend<T> {
                                  workspace);
     context_.synchronize();
   }
+
+ protected:
+  DeviceContext const& context() const { return context_; }
 
  private:
   DeviceContext context_;

@@ -555,6 +555,35 @@ void check_precisions(Engine const& engine) {
   }
 }
 
+void check_bytes(Engine const& engine) {
+  std::size_t const value = engine.type() == DataType::kDouble  ? sizeof(double)
+                            : engine.type() == DataType::kFloat ? sizeof(float)
+                                                                : sizeof(std::uint16_t);
+  for_each_kind({}, [&](Choices const& c) {
+    Problem p = make_layer(c, {1, 1, 1, 1}, engine.type(), 16).problem;
+    p.steps = 100'000;
+    p.batch = 64;
+    p.input_size = 512;
+    p.hidden_size = 384;
+    for (ReservePolicy const reserve :
+         {ReservePolicy::kKeep, ReservePolicy::kOverwrite, ReservePolicy::kRecompute}) {
+      p.reserve = reserve;
+      std::size_t const values =
+          reserve == ReservePolicy::kRecompute ? 0 : std::size_t{100'000} * 64 * 4 * 384;
+      CHECK(engine.forward_bytes(p).reserve == values * value);
+      CHECK(engine.backward_bytes(p).reserve == values * value);
+      for (std::size_t const limit : {std::size_t{256} << 20, std::size_t{64} << 20}) {
+        p.workspace_limit = limit;
+        CHECK(engine.forward_bytes(p).workspace <= limit);
+        CHECK(engine.backward_bytes(p).workspace <= limit);
+      }
+      p.workspace_limit = 1000;
+      CHECK_THROWS_AS(engine.forward_bytes(p), InvalidArgument);
+      CHECK_THROWS_AS(engine.backward_bytes(p), InvalidArgument);
+    }
+  });
+}
+
 template <typename T>
 void check_bidirectional_halves(Backend<T> const& backend) {
   DataType const type = DataTypeOf<T>::value;

@@ -26,6 +26,7 @@ void check_not_finite_values_stay_in_their_sample(Engine const& engine);
 void check_drawn_masks_equal_brought_ones(Engine const& engine);
 void check_saturated_update_gates_keep_their_gradient(Engine const& engine);
 void check_precisions(Engine const& engine);
+void check_bytes(Engine const& engine);
 
 /// Two passes write the halves of one [T, N, 2H] tensor and read the halves of its gradient; the
 /// second adds to the first one's dx.

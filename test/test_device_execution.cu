@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <catch2/catch_template_test_macros.hpp>
+#include <catch2/catch_test_macros.hpp>
+
+#include <memory>
+#include <vector>
+
+#include "support/device_backend.cuh"
+#include "support/options.hpp"
+#include "support/tolerance.hpp"
+
+/// How the device passes use streams, graphs, handles and memory.
+namespace gru::test {
+namespace {
+
+/// Layers with every input that a run may bring; different data for each seed.
+Layer rich_layer(Variant variant, DataType type, std::uint64_t seed) {
+  Choices choices;
+  choices.variant = variant;
+  choices.lengths = true;
+  choices.episode_starts = true;
+  choices.zoneout = Choices::Masks::kDrawn;
+  choices.dropconnect = Choices::Masks::kDrawn;
+  choices.recurrent_dropout = Choices::Masks::kBrought;
+  choices.random_by_pointer = true;
+  return make_layer(choices, {7, 5, 9, 33}, type, seed);
+}
+
+/// Memory that another object owns.
+class BorrowedMemory final : public Memory {
+ public:
+  explicit BorrowedMemory(DeviceMemory* memory) : memory_{memory} {}
+
+  std::byte* data() const override { return memory_->data(); }
+  void write(RawBytes const& contents) override { memory_->write(contents); }
+  RawBytes read() const override { return memory_->read(); }
+
+ private:
+  DeviceMemory* memory_;
+};
+
+/// A graph captured from what `enqueue` enqueues, in the mode that forbids every call that is not
+/// safe in a capture, allocations among them.
+class CapturedGraph {
+ public:
+  template <typename Enqueue>
+  CapturedGraph(cudaStream_t stream, Enqueue enqueue) {
+    check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin of capture");
+    enqueue();
+    cudaGraph_t graph = nullptr;
+    check_cuda(cudaStreamEndCapture(stream, &graph), "end of capture");
+    check_cuda(cudaGraphInstantiate(&executable_, graph, 0), "the graph");
+    check_cuda(cudaGraphDestroy(graph), "the graph");
+  }
+  CapturedGraph(CapturedGraph const&) = delete;
+  CapturedGraph& operator=(CapturedGraph const&) = delete;
+  ~CapturedGraph() { cudaGraphExecDestroy(executable_); }
+
+  void launch(cudaStream_t stream) const {
+    check_cuda(cudaGraphLaunch(executable_, stream), "the graph's launch");
+  }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+/// Captures the first forward and backward in graphs and replays these ever after. Memory is handed
+/// out in the same order after each `rewind()`, so that the same kind of layer lies where the graph
+/// expects it.
+template <typename T>
+class GraphBackend final : public DeviceBackend<T> {
+  using D = typename DeviceBackend<T>::D;
+
+ public:
+  void rewind() { next_ = 0; }
+
+  std::unique_ptr<Memory> allocate(std::size_t bytes) const override {
+    if (next_ == memories_.size()) memories_.push_back(std::make_unique<DeviceMemory>(bytes));
+    REQUIRE(memories_[next_]->read().size() == bytes);
+    return std::make_unique<BorrowedMemory>(memories_[next_++].get());
+  }
+  void forward(Problem const& problem, Weights<T> const& weights, ForwardTensors<T> const& tensors,
+               Workspace workspace) const override {
+    if (forward_ == nullptr) {
+      ForwardPass<D> const pass{problem};
+      forward_ = std::make_unique<CapturedGraph>(this->context().stream(), [&] {
+        pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
+                 workspace);
+      });
+      forward_h_ = tensors.h;
+    }
+    REQUIRE(tensors.h == forward_h_);
+    forward_->launch(this->context().stream());
+    this->context().synchronize();
+  }
+  void backward(Problem const& problem, Weights<T> const& weights,
+                BackwardTensors<T> const& tensors, Workspace workspace) const override {
+    if (backward_ == nullptr) {
+      BackwardPass<D> const pass{problem};
+      backward_ = std::make_unique<CapturedGraph>(this->context().stream(), [&] {
+        pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
+                 workspace);
+      });
+      backward_dx_ = tensors.dx;
+    }
+    REQUIRE(tensors.dx == backward_dx_);
+    backward_->launch(this->context().stream());
+    this->context().synchronize();
+  }
+
+ private:
+  mutable std::vector<std::unique_ptr<DeviceMemory>> memories_;
+  mutable std::size_t next_ = 0;
+  mutable std::unique_ptr<CapturedGraph> forward_;
+  mutable std::unique_ptr<CapturedGraph> backward_;
+  mutable T const* forward_h_ = nullptr;
+  mutable T const* backward_dx_ = nullptr;
+};
+
+TEMPLATE_TEST_CASE("Device engine: a captured graph replays with new contents", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  Engine const& plain = device_engine<TestType>();
+  for (Variant const variant : {Variant::kResetAfter, Variant::kResetBefore}) {
+    GraphBackend<TestType> graphs;
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      INFO("seed " << seed);
+      Layer const layer = rich_layer(variant, plain.type(), seed);
+      graphs.rewind();
+      check_same_bits(run_layer(graphs, layer), plain.run(layer));
+    }
+  }
+}
+
+__global__ void wait_kernel(long long nanoseconds) {
+  long long begin = 0;
+  long long now = 0;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+  do {
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  } while (now - begin < nanoseconds);
+}
+
+/// Runs each pass behind a long wait on its stream, after which x becomes what it should be. What
+/// does not wait for the stream reads NaN.
+template <typename T>
+class LateBackend final : public DeviceBackend<T> {
+  using D = typename DeviceBackend<T>::D;
+
+ public:
+  void forward(Problem const& problem, Weights<T> const& weights, ForwardTensors<T> const& tensors,
+               Workspace workspace) const override {
+    ForwardPass<D> const pass{problem};
+    run_late(problem, tensors.x, [&] {
+      pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors), workspace);
+    });
+  }
+  void backward(Problem const& problem, Weights<T> const& weights,
+                BackwardTensors<T> const& tensors, Workspace workspace) const override {
+    BackwardPass<D> const pass{problem};
+    run_late(problem, tensors.x, [&] {
+      pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors), workspace);
+    });
+  }
+
+ private:
+  template <typename Run>
+  void run_late(Problem const& p, T const* x, Run run) const {
+    auto* const data = const_cast<T*>(x);
+    std::size_t const bytes = static_cast<std::size_t>(p.steps * p.batch * p.input_size) *
+                              sizeof(typename DeviceTwin<T>::type);
+    DeviceMemory const copy{bytes};
+    check_cuda(cudaMemcpy(copy.data(), data, bytes, cudaMemcpyDeviceToDevice), "x");
+    // Once at once, so that the lazy loading of kernels does not wait behind the wait.
+    run();
+    this->context().synchronize();
+    check_cuda(cudaMemset(data, 0xFF, bytes), "x");
+    check_cuda(cudaDeviceSynchronize(), "the device");
+    cudaStream_t const stream = this->context().stream();
+    wait_kernel<<<1, 1, 0, stream>>>(100'000'000);
+    check_cuda(cudaGetLastError(), "the wait");
+    check_cuda(cudaMemcpyAsync(data, copy.data(), bytes, cudaMemcpyDeviceToDevice, stream), "x");
+    run();
+    CHECK(cudaStreamQuery(stream) == cudaErrorNotReady);
+    this->context().synchronize();
+  }
+};
+
+TEMPLATE_TEST_CASE("Device engine: all work is on the caller's stream, and run() does not wait", "",
+                   float, Eigen::bfloat16) {
+  Engine const& plain = device_engine<TestType>();
+  LateBackend<TestType> const late;
+  for (Variant const variant : {Variant::kResetAfter, Variant::kResetBefore}) {
+    Layer const layer = rich_layer(variant, plain.type(), 4);
+    check_same_bits(run_layer(late, layer), plain.run(layer));
+  }
+}
+
+/// Compares the device's free memory before and after a run.
+template <typename T>
+class CountingBackend final : public DeviceBackend<T> {
+  using D = typename DeviceBackend<T>::D;
+
+ public:
+  void forward(Problem const& problem, Weights<T> const& weights, ForwardTensors<T> const& tensors,
+               Workspace workspace) const override {
+    ForwardPass<D> const pass{problem};
+    check_allocates_nothing([&] {
+      pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors), workspace);
+    });
+  }
+  void backward(Problem const& problem, Weights<T> const& weights,
+                BackwardTensors<T> const& tensors, Workspace workspace) const override {
+    BackwardPass<D> const pass{problem};
+    check_allocates_nothing([&] {
+      pass.run(this->context().execution(), Twin<T>::of(weights), Twin<T>::of(tensors), workspace);
+    });
+  }
+
+ private:
+  std::size_t free_bytes() const {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    this->context().synchronize();
+    check_cuda(cudaMemGetInfo(&free, &total), "the free memory");
+    return free;
+  }
+
+  template <typename Run>
+  void check_allocates_nothing(Run run) const {
+    run();  // loads the kernels
+    std::size_t const before = free_bytes();
+    run();
+    CHECK(free_bytes() == before);
+  }
+};
+
+TEMPLATE_TEST_CASE("Device engine: run() allocates nothing", "", float, Eigen::half) {
+  Engine const& plain = device_engine<TestType>();
+  CountingBackend<TestType> const counting;
+  for (Variant const variant : {Variant::kResetAfter, Variant::kResetBefore}) {
+    Layer layer = rich_layer(variant, plain.type(), 5);
+    layer.problem.reserve = ReservePolicy::kKeep;  // so that backward may run again
+    run_layer(counting, layer);
+  }
+}
+
+/// A cuBLAS handle whose every setting is unusual.
+template <typename T>
+class UnusualHandleBackend final : public DeviceBackend<T> {
+ public:
+  UnusualHandleBackend() {
+    check_cublas(cublasSetStream(blas(), other_.stream()), "the handle's stream");
+    check_cublas(cublasSetPointerMode(blas(), CUBLAS_POINTER_MODE_DEVICE), "its pointer mode");
+    check_cublas(cublasSetMathMode(blas(), CUBLAS_TF32_TENSOR_OP_MATH), "its math mode");
+    check_cublas(cublasSetAtomicsMode(blas(), CUBLAS_ATOMICS_ALLOWED), "its atomics mode");
+  }
+
+  void check_unchanged() const {
+    cudaStream_t stream = nullptr;
+    cublasPointerMode_t pointers = CUBLAS_POINTER_MODE_HOST;
+    cublasMath_t math = CUBLAS_DEFAULT_MATH;
+    cublasAtomicsMode_t atomics = CUBLAS_ATOMICS_NOT_ALLOWED;
+    check_cublas(cublasGetStream(blas(), &stream), "the handle's stream");
+    check_cublas(cublasGetPointerMode(blas(), &pointers), "its pointer mode");
+    check_cublas(cublasGetMathMode(blas(), &math), "its math mode");
+    check_cublas(cublasGetAtomicsMode(blas(), &atomics), "its atomics mode");
+    CHECK(stream == other_.stream());
+    CHECK(pointers == CUBLAS_POINTER_MODE_DEVICE);
+    CHECK(math == CUBLAS_TF32_TENSOR_OP_MATH);
+    CHECK(atomics == CUBLAS_ATOMICS_ALLOWED);
+  }
+
+ private:
+  cublasHandle_t blas() const { return this->context().blas(); }
+
+  DeviceContext other_;
+};
+
+TEMPLATE_TEST_CASE("Device engine: the cuBLAS handle's state is neither read nor written", "",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  Engine const& plain = device_engine<TestType>();
+  UnusualHandleBackend<TestType> const unusual;
+  for (Variant const variant : {Variant::kResetAfter, Variant::kResetBefore}) {
+    Layer const layer = rich_layer(variant, plain.type(), 6);
+    check_same_bits(run_layer(unusual, layer), plain.run(layer));
+    unusual.check_unchanged();
+  }
+}
+
+}  // namespace
+}  // namespace gru::test

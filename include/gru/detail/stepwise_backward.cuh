@@ -28,48 +28,18 @@ class StepwiseBackward final : public BackwardEngine<T> {
   using A = Accumulator<T>;
 
  public:
-  StepwiseBackward(Problem const& p, DeviceFacts const& facts)
-      : problem_{p},
-        chunks_{cut(p)},
-        kernel_sums_{sums_in(p, chunks_, false)},
-        recurrent_sums_{sums_in(p, chunks_, drops(p, p.dropconnect))},
-        dx_{plan([&](std::int64_t steps, std::size_t most) {
-          return input_gradient_product<T>(p, steps, facts, most);
-        })},
-        dkernel_{plan([&](std::int64_t steps, std::size_t most) {
-          return dkernel_product(p, steps, facts, most);
-        })},
-        drecurrent_gates_{plan([&](std::int64_t steps, std::size_t most) {
-          return drecurrent_product(p, steps, p.hidden_size, 2, facts, most);
-        })},
-        drecurrent_candidate_{plan([&](std::int64_t steps, std::size_t most) {
-          std::int64_t const pitch = is_after(p) ? p.hidden_size : 4 * p.hidden_size;
-          return drecurrent_product(p, steps, pitch, 1, facts, most);
-        })} {
+  StepwiseBackward(Problem const& p, DeviceFacts const& facts) : problem_{p} {
+    ChunkPlan const plan = plan_backward(p);
+    chunks_ = plan.chunks;
     if (chunks_.count == 0) return;
-    std::size_t const most = most_product_workspace(p);
-    through_gates_ = state_gradient_product<T>(p, is_after(p) ? 3 : 2, facts, most);
-    if (!is_after(p)) through_candidate_ = state_gradient_product<T>(p, 1, facts, most);
-    product_workspace_ =
-        std::max({dx_.workspace_bytes(), dkernel_.workspace_bytes(),
-                  drecurrent_gates_.workspace_bytes(), drecurrent_candidate_.workspace_bytes(),
-                  through_gates_.workspace_bytes(), through_candidate_.workspace_bytes()});
-    if (p.reserve != ReservePolicy::kRecompute) return;
-    input_ = plan([&](std::int64_t steps, std::size_t bytes) {
-      return input_product<T>(p, steps, facts, bytes);
-    });
-    recompute_gates_ = plan([&](std::int64_t steps, std::size_t bytes) {
-      return recurrent_product<T>(p, steps * p.batch, is_after(p) ? 3 : 2, p.hidden_size, facts,
-                                  bytes);
-    });
-    if (!is_after(p)) {
-      recompute_candidate_ = plan([&](std::int64_t steps, std::size_t bytes) {
-        return recurrent_product<T>(p, steps * p.batch, 1, 4 * p.hidden_size, facts, bytes);
-      });
-    }
-    product_workspace_ =
-        std::max({product_workspace_, input_.workspace_bytes(), recompute_gates_.workspace_bytes(),
-                  recompute_candidate_.workspace_bytes()});
+    kernel_sums_ = sums_in(p, chunks_, false);
+    recurrent_sums_ = sums_in(p, chunks_, drops(p, p.dropconnect));
+    plan_products(facts, plan.most_product_workspace);
+    product_workspace_ = std::max(
+        {dx_.workspace_bytes(), dkernel_.workspace_bytes(), drecurrent_gates_.workspace_bytes(),
+         drecurrent_candidate_.workspace_bytes(), through_gates_.workspace_bytes(),
+         through_candidate_.workspace_bytes(), input_.workspace_bytes(),
+         recompute_gates_.workspace_bytes(), recompute_candidate_.workspace_bytes()});
   }
 
   std::size_t workspace_bytes() const override {
@@ -133,13 +103,6 @@ class StepwiseBackward final : public BackwardEngine<T> {
 
   using Planned = PerChunk<Product>;
   using PlannedWeights = PerChunk<WeightGradientProduct>;
-
-  template <typename Make>
-  auto plan(Make make) const {
-    auto const most = most_product_workspace(problem_);
-    auto const make_for = [&](std::int64_t steps) { return make(steps, most); };
-    return PerChunk<decltype(make_for(1))>{chunks_, make_for};
-  }
 
   static bool is_after(Problem const& p) { return p.variant == Variant::kResetAfter; }
 
@@ -230,30 +193,50 @@ class StepwiseBackward final : public BackwardEngine<T> {
   }
 
   /// Tries one chunk first: then 16-bit weight gradients need no sums in the workspace.
-  static Chunks cut(Problem const& p) {
-    bool const drops_weights = drops(p, p.dropconnect);
-    auto const cut_with = [&](SumsIn kernel_sums, SumsIn recurrent_sums, Problem const& limits) {
-      std::size_t const most = most_product_workspace(p);
-      Carver none;
-      lay_out(none, p, 0, most, kernel_sums, recurrent_sums);
-      Carver one;
-      lay_out(one, p, 1, most, kernel_sums, recurrent_sums);
-      return cut_into_chunks(limits, none.bytes(), one.bytes() - none.bytes());
+  static ChunkPlan plan_backward(Problem const& p) {
+    auto const plan_with = [&](std::int64_t assumed_chunks) {
+      Chunks assumed;
+      assumed.count = assumed_chunks;
+      SumsIn const kernel_sums = sums_in(p, assumed, false);
+      SumsIn const recurrent_sums = sums_in(p, assumed, drops(p, p.dropconnect));
+      return plan_chunks(p, [&](std::int64_t steps) {
+        Carver carver;
+        lay_out(carver, p, steps, 0, kernel_sums, recurrent_sums);
+        return carver.bytes();
+      });
     };
-    Chunks single;
-    single.count = 1;
-    Problem unlimited = p;
-    unlimited.workspace_limit = std::numeric_limits<std::size_t>::max();
-    SumsIn const kernel_sums = sums_in(p, single, false);
-    SumsIn const recurrent_sums = sums_in(p, single, drops_weights);
-    Carver whole;
-    lay_out(whole, p, p.steps, most_product_workspace(p), kernel_sums, recurrent_sums);
-    if (whole.bytes() <= p.workspace_limit) {
-      return cut_with(kernel_sums, recurrent_sums, unlimited);
-    }
-    Chunks many;
-    many.count = 2;
-    return cut_with(sums_in(p, many, false), sums_in(p, many, drops_weights), p);
+    ChunkPlan const whole = plan_with(1);
+    return whole.chunks.count <= 1 ? whole : plan_with(2);
+  }
+
+  void plan_products(DeviceFacts const& facts, std::size_t most) {
+    Problem const& p = problem_;
+    std::int64_t const H = p.hidden_size;
+    bool const after = is_after(p);
+    dx_ = {chunks_,
+           [&](std::int64_t steps) { return input_gradient_product<T>(p, steps, facts, most); }};
+    dkernel_ = {chunks_,
+                [&](std::int64_t steps) { return dkernel_product(p, steps, facts, most); }};
+    drecurrent_gates_ = {chunks_, [&](std::int64_t steps) {
+                           return drecurrent_product(p, steps, H, 2, facts, most);
+                         }};
+    drecurrent_candidate_ = {chunks_, [&](std::int64_t steps) {
+                               return drecurrent_product(p, steps, after ? H : 4 * H, 1, facts,
+                                                         most);
+                             }};
+    through_gates_ = state_gradient_product<T>(p, after ? 3 : 2, facts, most);
+    if (!after) through_candidate_ = state_gradient_product<T>(p, 1, facts, most);
+    if (p.reserve != ReservePolicy::kRecompute) return;
+    input_ = {chunks_, [&](std::int64_t steps) { return input_product<T>(p, steps, facts, most); }};
+    recompute_gates_ = {chunks_, [&](std::int64_t steps) {
+                          return recurrent_product<T>(p, steps * p.batch, after ? 3 : 2, H, facts,
+                                                      most);
+                        }};
+    if (after) return;
+    recompute_candidate_ = {chunks_, [&](std::int64_t steps) {
+                              return recurrent_product<T>(p, steps * p.batch, 1, 4 * H, facts,
+                                                          most);
+                            }};
   }
 
   static EnteringState<T> entering_state(Problem const& p, BackwardTensors<T> const& tensors) {
@@ -494,8 +477,8 @@ class StepwiseBackward final : public BackwardEngine<T> {
 
   Problem problem_;
   Chunks chunks_;
-  SumsIn kernel_sums_;
-  SumsIn recurrent_sums_;
+  SumsIn kernel_sums_ = SumsIn::kPlace;
+  SumsIn recurrent_sums_ = SumsIn::kPlace;
   Planned dx_;
   PlannedWeights dkernel_;
   PlannedWeights drecurrent_gates_;      // of z and r

@@ -13,9 +13,26 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// What products may use as scratch under the Problem's workspace limit.
-inline std::size_t most_product_workspace(Problem const& p) {
-  return std::min(kMostProductWorkspace, p.workspace_limit / 8);
+/// How a pass is cut into chunks, and what its products may use as scratch beside them.
+struct ChunkPlan {
+  Chunks chunks;
+  std::size_t most_product_workspace = 0;
+};
+
+/// `bytes(steps)` is the workspace for chunks of that many steps, without the products' scratch,
+/// which gets a share of what the Problem's limit leaves beside the least that will do.
+template <typename Bytes>
+ChunkPlan plan_chunks(Problem const& p, Bytes bytes) {
+  std::size_t const fixed = bytes(0);
+  std::size_t const one_step = bytes(1);
+  ChunkPlan plan;
+  if (one_step < p.workspace_limit) {
+    std::size_t const share = (p.workspace_limit - one_step) / 4;
+    plan.most_product_workspace =
+        std::min(kMostProductWorkspace, share) / Carver::kAlignment * Carver::kAlignment;
+  }
+  plan.chunks = cut_into_chunks(p, fixed + plan.most_product_workspace, one_step - fixed);
+  return plan;
 }
 
 /// Values of the copy of R that DropConnect makes; 0 without it.
@@ -163,14 +180,6 @@ class StepwiseForward final : public ForwardEngine<T> {
     buffers.product_workspace =
         carver.take<std::byte>(static_cast<std::int64_t>(product_workspace));
     return buffers;
-  }
-
-  static Chunks cut(Problem const& p) {
-    Carver none;
-    lay_out(none, p, 0, most_product_workspace(p));
-    Carver one;
-    lay_out(one, p, 1, most_product_workspace(p));
-    return cut_into_chunks(p, none.bytes(), one.bytes() - none.bytes());
   }
 
   void run_step(Execution const& execution, LayerView<T> const& layer,

@@ -77,14 +77,17 @@ class StepwiseForward final : public ForwardEngine<T> {
   using A = Accumulator<T>;
 
  public:
-  StepwiseForward(Problem const& p, DeviceFacts const& facts)
-      : problem_{p}, chunks_{cut(p)}, input_{chunks_, [&](std::int64_t steps) {
-                                               return input_product<T>(p, steps, facts,
-                                                                       most_product_workspace(p));
-                                             }} {
+  StepwiseForward(Problem const& p, DeviceFacts const& facts) : problem_{p} {
+    ChunkPlan const plan = plan_chunks(p, [&](std::int64_t steps) {
+      Carver carver;
+      lay_out(carver, p, steps, 0);
+      return carver.bytes();
+    });
+    chunks_ = plan.chunks;
     if (chunks_.count == 0) return;
     std::int64_t const H = p.hidden_size;
-    std::size_t const most = most_product_workspace(p);
+    std::size_t const most = plan.most_product_workspace;
+    input_ = {chunks_, [&](std::int64_t steps) { return input_product<T>(p, steps, facts, most); }};
     bool const after = p.variant == Variant::kResetAfter;
     recurrent_ = recurrent_product<T>(p, p.batch, after ? 3 : 2, H, facts, most);
     if (!after) candidate_ = recurrent_product<T>(p, p.batch, 1, H, facts, most);

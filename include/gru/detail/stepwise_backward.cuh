@@ -192,21 +192,21 @@ class StepwiseBackward final : public BackwardEngine<T> {
     return lay_out(carver, p, chunk_steps, product_workspace, kernel_sums_, recurrent_sums_);
   }
 
-  /// Tries one chunk first: then 16-bit weight gradients need no sums in the workspace.
+  /// One chunk where it fits: then 16-bit weight gradients need no sums in the workspace.
   static ChunkPlan plan_backward(Problem const& p) {
-    auto const plan_with = [&](std::int64_t assumed_chunks) {
+    auto const bytes_for = [&](std::int64_t chunk_count) {
       Chunks assumed;
-      assumed.count = assumed_chunks;
+      assumed.count = chunk_count;
       SumsIn const kernel_sums = sums_in(p, assumed, false);
       SumsIn const recurrent_sums = sums_in(p, assumed, drops(p, p.dropconnect));
-      return plan_chunks(p, [&](std::int64_t steps) {
+      return [&p, kernel_sums, recurrent_sums](std::int64_t steps) {
         Carver carver;
         lay_out(carver, p, steps, 0, kernel_sums, recurrent_sums);
         return carver.bytes();
-      });
+      };
     };
-    ChunkPlan const whole = plan_with(1);
-    return whole.chunks.count <= 1 ? whole : plan_with(2);
+    bool const whole_fits = bytes_for(1)(p.steps) <= p.workspace_limit;
+    return plan_chunks(p, bytes_for(whole_fits || p.steps == 1 ? 1 : 2));
   }
 
   void plan_products(DeviceFacts const& facts, std::size_t most) {

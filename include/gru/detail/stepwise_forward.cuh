@@ -20,17 +20,21 @@ struct ChunkPlan {
 };
 
 /// `bytes(steps)` is the workspace for chunks of that many steps, without the products' scratch,
-/// which gets a share of what the Problem's limit leaves beside the least that will do.
+/// which gets a share of what the Problem's limit leaves. One chunk comes before scratch.
 template <typename Bytes>
 ChunkPlan plan_chunks(Problem const& p, Bytes bytes) {
   std::size_t const fixed = bytes(0);
   std::size_t const one_step = bytes(1);
-  ChunkPlan plan;
-  if (one_step < p.workspace_limit) {
-    std::size_t const share = (p.workspace_limit - one_step) / 4;
-    plan.most_product_workspace =
-        std::min(kMostProductWorkspace, share) / Carver::kAlignment * Carver::kAlignment;
+  std::size_t const whole = bytes(p.steps);
+  std::size_t share = 0;
+  if (whole <= p.workspace_limit) {
+    share = p.workspace_limit - whole;
+  } else if (one_step <= p.workspace_limit) {
+    share = (p.workspace_limit - one_step) / 4;
   }
+  ChunkPlan plan;
+  plan.most_product_workspace =
+      std::min(kMostProductWorkspace, share) / Carver::kAlignment * Carver::kAlignment;
   plan.chunks = cut_into_chunks(p, fixed + plan.most_product_workspace, one_step - fixed);
   return plan;
 }

@@ -205,8 +205,9 @@ class StepwiseBackward final : public BackwardEngine<T> {
         return carver.bytes();
       };
     };
-    bool const whole_fits = bytes_for(1)(p.steps) <= p.workspace_limit;
-    return plan_chunks(p, bytes_for(whole_fits || p.steps == 1 ? 1 : 2));
+    bool const one_chunk =
+        bytes_for(1)(p.steps) <= p.workspace_limit && p.steps * p.batch <= kLargestExtent;
+    return plan_chunks(p, bytes_for(one_chunk || p.steps == 1 ? 1 : 2));
   }
 
   void plan_products(DeviceFacts const& facts, std::size_t most) {

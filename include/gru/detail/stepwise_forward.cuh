@@ -26,8 +26,9 @@ ChunkPlan plan_chunks(Problem const& p, Bytes bytes) {
   std::size_t const fixed = bytes(0);
   std::size_t const one_step = bytes(1);
   std::size_t const whole = bytes(p.steps);
+  bool const fits = whole <= p.workspace_limit;
   std::size_t share = 0;
-  if (whole <= p.workspace_limit) {
+  if (fits) {
     share = p.workspace_limit - whole;
   } else if (one_step <= p.workspace_limit) {
     share = (p.workspace_limit - one_step) / 4;
@@ -35,7 +36,8 @@ ChunkPlan plan_chunks(Problem const& p, Bytes bytes) {
   ChunkPlan plan;
   plan.most_product_workspace =
       std::min(kMostProductWorkspace, share) / Carver::kAlignment * Carver::kAlignment;
-  plan.chunks = cut_into_chunks(p, fixed + plan.most_product_workspace, one_step - fixed);
+  plan.chunks = fits ? cut_into_chunks(p, whole, 0)
+                     : cut_into_chunks(p, fixed + plan.most_product_workspace, one_step - fixed);
   return plan;
 }
 

@@ -317,8 +317,9 @@ Layer make_layer(Choices const& c, Sizes const& s, DataType type, std::uint64_t 
   if (c.recurrent_bias) layer.recurrent_bias = recurrent_bias;
 
   // From below 0 to above T: the device clamps.
+  std::vector<std::int32_t> lengths;
   for (std::int64_t n = 0; n < s.N; ++n) {
-    layer.lengths.push_back(static_cast<std::int32_t>(dice.below(s.T + 4) - 1));
+    lengths.push_back(static_cast<std::int32_t>(dice.below(s.T + 4) - 1));
   }
   layer.episode_starts = dice.bits(s.T * s.N, 0.25);
   layer.zoneout_mask = dice.bits(s.T * s.N * s.H, 0.7);
@@ -331,12 +332,7 @@ Layer make_layer(Choices const& c, Sizes const& s, DataType type, std::uint64_t 
   Values const dfinal_state = dice.values(s.N * s.H, 1);
   if (c.incoming != Incoming::kFinalOnly) layer.dh = dh;
   if (c.incoming != Incoming::kSequenceOnly) layer.dfinal_state = dfinal_state;
-  for (std::int64_t n = 0; n < s.N && !layer.dh.empty(); ++n) {
-    for (std::int64_t t = layer.length(n); t < s.T; ++t) {
-      auto const row = layer.dh.begin() + (t * s.N + n) * s.H;
-      std::fill(row, row + s.H, std::numeric_limits<double>::quiet_NaN());
-    }
-  }
+  if (c.lengths) set_lengths(layer, std::move(lengths));
   layer.held.dx = dice.values(s.T * s.N * s.C, 1);
   layer.held.dkernel = dice.values(s.C * 3 * s.H, 1);
   layer.held.drecurrent_kernel = dice.values(s.H * 3 * s.H, 1);
@@ -349,6 +345,17 @@ Layer make_layer(Choices const& c, Sizes const& s, DataType type, std::uint64_t 
   layer.unaligned = c.unaligned;
   layer.small_workspace = c.small_workspace;
   return rounded(std::move(layer), type);
+}
+
+void set_lengths(Layer& layer, std::vector<std::int32_t> lengths) {
+  layer.problem.lengths = true;
+  layer.lengths = std::move(lengths);
+  for (std::int64_t n = 0; n < layer.N() && !layer.dh.empty(); ++n) {
+    for (std::int64_t t = layer.length(n); t < layer.T(); ++t) {
+      auto const row = layer.dh.begin() + (t * layer.N() + n) * layer.H();
+      std::fill(row, row + layer.H(), std::numeric_limits<double>::quiet_NaN());
+    }
+  }
 }
 
 Layer in_double(Layer layer) {

@@ -87,6 +87,9 @@ std::vector<Case> pairwise_cases();
 /// for double) are left out. Values beyond the lengths that must not be read are NaN.
 Layer make_layer(Choices const& choices, Sizes const& sizes, DataType type, std::uint64_t seed);
 
+/// Announces lengths; what lies beyond them in dh, and must not be read, becomes NaN.
+void set_lengths(Layer& layer, std::vector<std::int32_t> lengths);
+
 /// The layer as an engine in double takes it.
 Layer in_double(Layer layer);
 

@@ -205,12 +205,11 @@ void check_lengths_equal_truncation(Engine const& engine) {
 
 void check_episode_starts_equal_split_sequences(Engine const& engine) {
   Choices choices = with_brought_masks();
-  choices.lengths = true;
   choices.episode_starts = true;
   for_each_kind(choices, [&](Choices const& c) {
     Layer layer = make_layer(c, {9, 5, 4, 7}, engine.type(), 2);
+    set_lengths(layer, {9, 8, 7, 6, 5});
     for (std::int64_t n = 0; n < layer.N(); ++n) {
-      layer.lengths[at(n)] = static_cast<std::int32_t>(layer.T() - n);
       layer.episode_starts[at(n)] = n % 2 == 0;  // of step 0
     }
     Results expected = zeros(layer);
@@ -442,14 +441,11 @@ void check_no_samples(Engine const& engine) {
 void check_lengths_of_zero(Engine const& engine) {
   for (bool const accumulates : {false, true}) {
     Choices choices;
-    choices.lengths = true;
     choices.episode_starts = true;
     choices.adding = accumulates ? Choices::Adding::kEverything : Choices::Adding::kNothing;
     for_each_kind(choices, [&](Choices const& c) {
       Layer layer = make_layer(c, {4, 3, 2, 6}, engine.type(), 10);
-      layer.lengths = {0, 0, -7};
-      Values const nan(layer.dh.size(), std::numeric_limits<double>::quiet_NaN());
-      layer.dh = nan;
+      set_lengths(layer, {0, 0, -7});
       Results expected = accumulates ? layer.held : zeros(layer);
       expected.h.assign(layer.dh.size(), 0.0);
       expected.final_state = layer.h0;
@@ -568,6 +564,7 @@ void check_bytes(Engine const& engine) {
     for (ReservePolicy const reserve :
          {ReservePolicy::kKeep, ReservePolicy::kOverwrite, ReservePolicy::kRecompute}) {
       p.reserve = reserve;
+      p.workspace_limit = Problem{}.workspace_limit;
       std::size_t const values =
           reserve == ReservePolicy::kRecompute ? 0 : std::size_t{100'000} * 64 * 4 * 384;
       CHECK(engine.forward_bytes(p).reserve == values * value);

@@ -75,11 +75,12 @@ bool is_cleared(Layer const& layer, std::int64_t t, std::int64_t n) {
 struct Step {
   std::int64_t t = 0;
   bool cleared = false;
-  Values s;        // the state that enters
-  Values e;        // the state as it enters R
-  Values w;        // the weight of the new state
-  Values z, r, g;  // the gates
-  Values q_g;      // reset after: the candidate's recurrent part
+  Values s;          // the state that enters
+  Values e;          // the state as it enters R
+  Values w;          // the weight of the new state
+  Values z, r, g;    // the gates
+  Values new_share;  // 1 - z, without cancellation
+  Values q_g;        // reset after: the candidate's recurrent part
 };
 
 class Reference {
@@ -159,7 +160,7 @@ class Reference {
       step.s = step.cleared ? Values(at(H()), 0) : state;
       do_step(step, n);
       for (std::int64_t u = 0; u < H(); ++u) {
-        double const c = step.z[at(u)] * step.s[at(u)] + (1 - step.z[at(u)]) * step.g[at(u)];
+        double const c = step.z[at(u)] * step.s[at(u)] + step.new_share[at(u)] * step.g[at(u)];
         double const w = zoneout_weight(layer_, step.t, n, u);
         step.w.push_back(w);
         state[at(u)] = w * c + (1 - w) * step.s[at(u)];
@@ -177,7 +178,9 @@ class Reference {
       step.e.push_back(step.s[at(u)] * state_factor(layer_, n, u));
     }
     for (std::int64_t u = 0; u < H(); ++u) {
-      step.z.push_back(logistic(input_part(step.t, n, 0, u) + recurrent_part(step.e, 0, u)));
+      double const a_z = input_part(step.t, n, 0, u) + recurrent_part(step.e, 0, u);
+      step.z.push_back(logistic(a_z));
+      step.new_share.push_back(logistic(-a_z));
       step.r.push_back(logistic(input_part(step.t, n, 1, u) + recurrent_part(step.e, 1, u)));
     }
     Values reset_state;
@@ -220,8 +223,8 @@ class Reference {
       std::size_t const u = at(i);
       double const dc = step.w[u] * dnew[u];
       ds.push_back((1 - step.w[u]) * dnew[u] + dc * step.z[u]);
-      da_z.push_back(dc * (step.s[u] - step.g[u]) * step.z[u] * (1 - step.z[u]));
-      da_g.push_back(dc * (1 - step.z[u]) * (1 - step.g[u] * step.g[u]));
+      da_z.push_back(dc * (step.s[u] - step.g[u]) * step.z[u] * step.new_share[u]);
+      da_g.push_back(dc * step.new_share[u] * (1 - step.g[u] * step.g[u]));
     }
     for (std::int64_t i = 0; i < H; ++i) {
       std::size_t const u = at(i);

@@ -11,7 +11,7 @@ namespace gru::test {
 namespace {
 
 /// Roundings that meet in one value: of operands, gates, the stored value and what it came from.
-constexpr double kRoundings = 8;
+constexpr double kRoundings = 4;
 
 /// Data are of order 1; smaller results are measured against this.
 constexpr double kLeastScale = 0.125;

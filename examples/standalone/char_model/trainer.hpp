@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "backend.hpp"
+#include "model.hpp"
+#include "safetensors.hpp"
+#include "text.hpp"
+
+namespace char_model {
+
+struct TrainingOptions {
+  std::int64_t batch = 32;
+  std::int64_t steps = 64;
+  double rate = 4e-3;
+  double clip = 1;
+  double zoneout = 0;
+  double dropconnect = 0;
+  std::uint64_t seed = 1;
+};
+
+/// A text in the backend's memory, cut into streams.
+class Streams {
+ public:
+  /// Throws where the text is too short for so many streams.
+  Streams(Backend& backend, Tokens const& text, std::int64_t batch);
+
+  TextView view() const { return {tokens_.data(), starts_.data(), stream_length_}; }
+  std::int64_t stream_length() const { return stream_length_; }
+  std::int64_t batch() const { return batch_; }
+
+ private:
+  std::int64_t batch_;
+  std::int64_t stream_length_;
+  Buffer<std::uint8_t> tokens_;
+  Buffer<std::uint8_t> starts_;
+};
+
+/// The loss on a held-out text, or on some 16000 characters of a long one, without masks.
+class Validator {
+ public:
+  Validator(Backend& backend, ParameterTable const& table, Tokens const& text,
+            TrainingOptions const& options);
+
+  /// Mean loss in nats a character. Waits for the backend.
+  double loss(float const* parameters);
+
+ private:
+  Backend* backend_;
+  ParameterTable const* table_;
+  NetworkOptions options_;
+  Streams streams_;
+};
+
+/// A point of the validation curve.
+struct Validation {
+  std::int64_t iteration = 0;
+  double loss = 0;
+};
+
+/// What was seen so far.
+struct History {
+  std::vector<double> losses;  // one an iteration
+  std::vector<Validation> validations;
+};
+
+/// Truncated backpropagation through time with Adam. A window of T characters of N streams is one
+/// iteration; the state goes on from window to window, and is cleared where a file begins.
+class Trainer {
+ public:
+  Trainer(Backend& backend, ParameterTable const& table, Tokens const& text,
+          TrainingOptions const& options);
+
+  std::string engine() const { return network_.engine(); }
+  std::int64_t iteration() const { return iteration_; }
+  std::int64_t characters_per_iteration() const { return options_.batch * options_.steps; }
+  std::int64_t iterations_per_epoch() const;
+  float const* parameters() const { return parameters_.data(); }
+  History const& history() const { return history_; }
+
+  /// One update. On the GPU it is enqueued only.
+  void iterate();
+
+  /// Whether `collect_losses` has to be called before the next update.
+  bool must_collect() const { return pending_ == losses_.size(); }
+
+  /// Waits for the updates and takes their losses into the history. Throws where one is not finite.
+  void collect_losses();
+
+  void add_validation(double loss) { history_.validations.push_back({iteration_, loss}); }
+
+  /// Everything that a later run needs to go on exactly as this one would; call `collect_losses`
+  /// before.
+  void save(SafeTensors& file) const;
+  void restore(SafeTensors const& file);
+  /// The weights alone.
+  void load_weights(SafeTensors const& file);
+
+ private:
+  double rate() const;
+  void save_block(SafeTensors& file, std::string const& prefix, Buffer<float> const& block) const;
+  void load_block(SafeTensors const& file, std::string const& prefix, Buffer<float>& block) const;
+
+  Backend* backend_;
+  ParameterTable const* table_;
+  TrainingOptions options_;
+  Streams streams_;
+  Network network_;
+  Buffer<float> parameters_;
+  Buffer<float> gradient_;
+  Buffer<float> first_moment_;
+  Buffer<float> second_moment_;
+  Buffer<double> losses_;
+  std::int64_t pending_ = 0;  // losses not collected yet
+  std::int64_t iteration_ = 0;
+  History history_;
+};
+
+/// A block of parameters out of a file.
+std::vector<float> read_parameters(SafeTensors const& file, ParameterTable const& table,
+                                   std::string const& prefix);
+
+}  // namespace char_model

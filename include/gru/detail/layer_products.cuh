@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include <gru/detail/chunks.hpp>
 #include <gru/detail/cuda_types.cuh>
 #include <gru/detail/product.cuh>
 #include <gru/detail/sequence.hpp>

@@ -13,6 +13,7 @@ if(MISUSE)
 endif()
 list(APPEND command "${SOURCE}")
 
+set(ENV{LC_ALL} C) # plain quotation marks in the messages
 execute_process(
   COMMAND ${command}
   RESULT_VARIABLE status

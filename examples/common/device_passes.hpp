@@ -12,11 +12,11 @@ namespace gru::adapter::device {
 /// The calling thread's handle for the device that is current.
 cublasContext* blas_handle();
 
-#define GRU_ADAPTER_DECLARE_PASSES(type)                                             \
-  void forward_##type(Problem const&, Weights const&, Inputs const&,                 \
-                      ForwardOutputs const&, Place const&);                          \
-  void backward_##type(Problem const&, Weights const&, Inputs const&,                \
-                       BackwardInputs const&, Gradients const&, Place const&)
+#define GRU_ADAPTER_DECLARE_PASSES(type)                                                     \
+  void forward_##type(Problem const&, Weights const&, Inputs const&, ForwardOutputs const&,  \
+                      Place const&);                                                         \
+  void backward_##type(Problem const&, Weights const&, Inputs const&, BackwardInputs const&, \
+                       Gradients const&, Place const&)
 
 GRU_ADAPTER_DECLARE_PASSES(float);
 GRU_ADAPTER_DECLARE_PASSES(double);

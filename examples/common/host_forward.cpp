@@ -6,13 +6,12 @@
 namespace gru::adapter::host {
 
 void forward(Type type, Problem const& problem, Weights const& weights, Inputs const& inputs,
-             ForwardOutputs const& outputs,
-             Place const& place) {
+             ForwardOutputs const& outputs, Place const& place) {
   auto const run = [&](auto value) {
     using T = decltype(value);
     detail::run_forward<T, gru::host::ForwardPass<T>>(problem, weights, inputs, outputs,
-                                                  gru::host::Execution{place.parallel_for},
-                                                  place.allocate);
+                                                      gru::host::Execution{place.parallel_for},
+                                                      place.allocate);
   };
   switch (type) {
     case Type::kFloat:

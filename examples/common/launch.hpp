@@ -31,10 +31,10 @@ struct Weights {
 
 /// What forward and backward both read. Shapes for Layout::kTimeMajor.
 struct Inputs {
-  void const* x = nullptr;                        // [T, N, C]
-  void const* h0 = nullptr;                       // [N, H], null for zeros
-  std::int32_t const* lengths = nullptr;          // [N], where announced
-  std::uint8_t const* episode_starts = nullptr;   // [T, N], where announced
+  void const* x = nullptr;                       // [T, N, C]
+  void const* h0 = nullptr;                      // [N, H], null for zeros
+  std::int32_t const* lengths = nullptr;         // [N], where announced
+  std::uint8_t const* episode_starts = nullptr;  // [T, N], where announced
   gru::Random random = {};
 };
 

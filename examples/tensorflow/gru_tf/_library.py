@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from . import _build
 
-_HERE = pathlib.Path(__file__).resolve().parent
+_HERE = pathlib.Path(__file__).parent
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ./examples/tensorflow"
 
 

@@ -98,12 +98,11 @@ class GRU(keras.layers.Layer):
             recurrent=(recurrent_initializer, recurrent_regularizer, recurrent_constraint),
             bias=(bias_initializer, bias_regularizer, bias_constraint),
             seed=seed,
-            needs_seed=dropout > 0 or recurrent_dropout > 0 or zoneout > 0 or dropconnect > 0,
             dtype=self.dtype_policy,
             trainable=self.trainable,
             name="gru_cell",
         )
-        self.states = None
+        self._carried = _Carried()
         self.state_size = [units]
         self.supports_masking = True
         self.supports_jit = False  # XLA cannot compile a custom op
@@ -119,17 +118,21 @@ class GRU(keras.layers.Layer):
                     "stateful=True needs a known batch size, but the inputs have shape "
                     f"{tuple(sequences_shape)}; give one by keras.Input(batch_shape=...)"
                 )
-            self.states = [
-                self.add_weight(
-                    shape=(batch_size, self.units),
-                    initializer="zeros",
-                    trainable=False,
-                    name="rnn_state",
-                )
-            ]
+            self._carried.state = keras.Variable(
+                tf.zeros((batch_size, self.units)),
+                trainable=False,
+                dtype=self.variable_dtype,
+                name="rnn_state",
+            )
+
+    @property
+    def states(self):
+        """The state that a stateful layer carries from batch to batch, [variable]; else None."""
+        return None if self._carried.state is None else [self._carried.state]
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        sequences = tf.convert_to_tensor(sequences, self.compute_dtype)
+        sequences = tf.cast(sequences, self.compute_dtype)
+        training = False if training is None else training
         state = self._initial_state(initial_state)
         if training and self.dropout > 0:
             sequences = self._drop_inputs(sequences)
@@ -139,7 +142,7 @@ class GRU(keras.layers.Layer):
             mask = tf.cast(tf.squeeze(mask, -1) if len(mask.shape) == 3 else mask, tf.bool)
             outputs, last_output, state = self._run_masked(sequences, state, mask, training)
         if self.stateful:
-            self.states[0].assign(state)
+            self.states[0].assign(tf.cast(state, self.variable_dtype))
         result = outputs if self.return_sequences else last_output
         return (result, state) if self.return_state else result
 
@@ -149,7 +152,7 @@ class GRU(keras.layers.Layer):
     def reset_state(self):
         """Sets the state that a stateful layer carries to zero."""
         if self.states is not None:
-            self.states[0].assign(tf.zeros_like(self.states[0]))
+            self.states[0].assign(tf.zeros(self.states[0].shape))
 
     reset_states = reset_state
 
@@ -198,11 +201,12 @@ class GRU(keras.layers.Layer):
         """One mask a sequence, the same at every step."""
         shape = tf.shape(sequences)
         ones = tf.ones([shape[0], 1, shape[2]], sequences.dtype)
-        return sequences * keras.random.dropout(
-            ones, rate=self.dropout, seed=self.cell.seed_generator
+        return sequences * tf.nn.experimental.stateless_dropout(
+            ones, self.dropout, self.cell.draw_seed()
         )
 
     def _op(self, sequences, state, training, **options):
+        draws = self.zoneout > 0 or self.dropconnect > 0 or self.recurrent_dropout > 0
         return ops.gru(
             sequences,
             **self.cell.op_weights(),
@@ -211,7 +215,7 @@ class GRU(keras.layers.Layer):
             zoneout=self.zoneout,
             dropconnect=self.dropconnect,
             recurrent_dropout=self.recurrent_dropout,
-            seed=self.cell.draw_seed() if training else None,
+            seed=self.cell.draw_seed() if training and draws else None,
             reset_after=self.reset_after,
             recompute=self.recompute,
             **options,
@@ -251,9 +255,7 @@ class GRU(keras.layers.Layer):
 class _Cell(keras.layers.Layer):
     """The variables, where keras.layers.GRU has them: its weight files hold them under `cell`."""
 
-    def __init__(
-        self, units, use_bias, reset_after, kernel, recurrent, bias, seed, needs_seed, **kwargs
-    ):
+    def __init__(self, units, use_bias, reset_after, kernel, recurrent, bias, seed, **kwargs):
         super().__init__(**kwargs)
         self._units = units
         self._use_bias = use_bias
@@ -261,8 +263,7 @@ class _Cell(keras.layers.Layer):
         self._kernel_options = _Options(*kernel)
         self._recurrent_options = _Options(*recurrent)
         self._bias_options = _Options(*bias)
-        if needs_seed:
-            self.seed_generator = keras.random.SeedGenerator(seed=seed)
+        self.seed_generator = keras.random.SeedGenerator(seed=seed)
         self.kernel = None
         self.recurrent_kernel = None
         self.bias = None
@@ -300,11 +301,8 @@ class _Cell(keras.layers.Layer):
         return weights
 
     def draw_seed(self):
-        """The op's seed, of the layer's own generator; None where nothing is drawn."""
-        generator = getattr(self, "seed_generator", None)
-        if generator is None:
-            return None
-        return ops.in_replica(tf.cast(generator.next(), tf.int64))
+        """A seed of the layer's own generator, another in each replica."""
+        return ops.in_replica(tf.cast(self.seed_generator.next(), tf.int64))
 
     def options(self):
         """The part of the configuration that is kept here."""
@@ -316,6 +314,12 @@ class _Cell(keras.layers.Layer):
         for name in ("kernel", "recurrent", "bias"):
             config.update(getattr(self, f"_{name}_options").serialized(name))
         return config
+
+
+class _Carried:
+    """Keeps a variable out of the layer's weights, where keras.layers.GRU has it not either."""
+
+    state = None
 
 
 class _Options:

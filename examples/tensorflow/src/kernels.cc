@@ -300,18 +300,18 @@ class BackwardOp : public OpKernel {
   std::vector<bool> wanted_;
 };
 
-#define GRU_TF_REGISTER(T)                                           \
-  REGISTER_KERNEL_BUILDER(Name("GruForward")                         \
-                              .Device(backend::kDevice)              \
-                              .TypeConstraint<T>("T")                \
-                              .HostMemory("training")                \
-                              .HostMemory("rates"),                  \
-                          ForwardOp);                                \
-  REGISTER_KERNEL_BUILDER(Name("GruBackward")                        \
-                              .Device(backend::kDevice)              \
-                              .TypeConstraint<T>("T")                \
-                              .HostMemory("training")                \
-                              .HostMemory("rates"),                  \
+#define GRU_TF_REGISTER(T)                              \
+  REGISTER_KERNEL_BUILDER(Name("GruForward")            \
+                              .Device(backend::kDevice) \
+                              .TypeConstraint<T>("T")   \
+                              .HostMemory("training")   \
+                              .HostMemory("rates"),     \
+                          ForwardOp);                   \
+  REGISTER_KERNEL_BUILDER(Name("GruBackward")           \
+                              .Device(backend::kDevice) \
+                              .TypeConstraint<T>("T")   \
+                              .HostMemory("training")   \
+                              .HostMemory("rates"),     \
                           BackwardOp)
 
 GRU_TF_REGISTER(float);

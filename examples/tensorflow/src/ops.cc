@@ -16,11 +16,11 @@ using tensorflow::shape_inference::ShapeHandle;
 /// The dimensions of a layer, as far as they are known.
 struct Dimensions {
   ShapeHandle x;
-  DimensionHandle steps;       // T
-  DimensionHandle batch;       // N
-  DimensionHandle input_size;  // C
-  DimensionHandle hidden_size; // H
-  DimensionHandle gates;       // 3H
+  DimensionHandle steps;        // T
+  DimensionHandle batch;        // N
+  DimensionHandle input_size;   // C
+  DimensionHandle hidden_size;  // H
+  DimensionHandle gates;        // 3H
   bool time_major = true;
 
   /// The shape of a sequence tensor.
@@ -82,8 +82,9 @@ absl::Status common_inputs(InferenceContext* c, Dimensions* d) {
   TF_RETURN_IF_ERROR(expect_shape(c, "recurrent_bias", c->Vector(d->gates)));
   TF_RETURN_IF_ERROR(expect_shape(c, "initial_state", c->Matrix(d->batch, d->hidden_size)));
   TF_RETURN_IF_ERROR(expect_shape(c, "lengths", c->Vector(d->batch)));
-  return expect_shape(c, "episode_starts",
-                      d->time_major ? c->Matrix(d->steps, d->batch) : c->Matrix(d->batch, d->steps));
+  return expect_shape(
+      c, "episode_starts",
+      d->time_major ? c->Matrix(d->steps, d->batch) : c->Matrix(d->batch, d->steps));
 }
 
 /// The closed formula of gru::reserve_values.
@@ -123,9 +124,12 @@ absl::Status backward_shapes(InferenceContext* c) {
   TF_RETURN_IF_ERROR(expect_shape(c, "h", h));
   TF_RETURN_IF_ERROR(expect_shape(c, "dh", h));
   TF_RETURN_IF_ERROR(expect_shape(c, "dfinal_state", state));
-  ShapeHandle const gradients[] = {d.sequence(c, d.input_size), c->Matrix(d.input_size, d.gates),
-                                   c->Matrix(d.hidden_size, d.gates), c->Vector(d.gates),
-                                   c->Vector(d.gates), state};
+  ShapeHandle const gradients[] = {d.sequence(c, d.input_size),
+                                   c->Matrix(d.input_size, d.gates),
+                                   c->Matrix(d.hidden_size, d.gates),
+                                   c->Vector(d.gates),
+                                   c->Vector(d.gates),
+                                   state};
   std::vector<bool> wanted;
   TF_RETURN_IF_ERROR(c->GetAttr("wanted", &wanted));
   for (std::size_t i = 0; i < std::size(gradients); ++i) {
@@ -138,32 +142,31 @@ absl::Status backward_shapes(InferenceContext* c) {
 
 // A list of no or one tensor is an input that may be left out. training and rates lie in host
 // memory on every device, all else on the op's device.
-#define GRU_TF_COMMON_INPUTS                                                                \
-      Input("x: T")                                                                         \
-      .Input("kernel: T")                                                                   \
-      .Input("recurrent_kernel: T")                                                         \
-      .Input("training: bool")                                                              \
-      .Input("rates: double")                                                               \
-      .Input("seed: int64")                                                                 \
-      .Input("bias: biases * T")                                                            \
-      .Input("recurrent_bias: recurrent_biases * T")                                        \
-      .Input("initial_state: initial_states * T")                                           \
-      .Input("lengths: length_vectors * int32")                                             \
-      .Input("episode_starts: episode_start_masks * bool")                                  \
-      .Attr("T: {half, bfloat16, float, double}")                                           \
-      .Attr("biases: int >= 0")                                                             \
-      .Attr("recurrent_biases: int >= 0")                                                   \
-      .Attr("initial_states: int >= 0")                                                     \
-      .Attr("length_vectors: int >= 0")                                                     \
-      .Attr("episode_start_masks: int >= 0")                                                \
-      .Attr("reset_after: bool = true")                                                     \
-      .Attr("reverse: bool = false")                                                        \
-      .Attr("time_major: bool = false")                                                     \
+#define GRU_TF_COMMON_INPUTS                               \
+  Input("x: T")                                            \
+      .Input("kernel: T")                                  \
+      .Input("recurrent_kernel: T")                        \
+      .Input("training: bool")                             \
+      .Input("rates: double")                              \
+      .Input("seed: int64")                                \
+      .Input("bias: biases * T")                           \
+      .Input("recurrent_bias: recurrent_biases * T")       \
+      .Input("initial_state: initial_states * T")          \
+      .Input("lengths: length_vectors * int32")            \
+      .Input("episode_starts: episode_start_masks * bool") \
+      .Attr("T: {half, bfloat16, float, double}")          \
+      .Attr("biases: int >= 0")                            \
+      .Attr("recurrent_biases: int >= 0")                  \
+      .Attr("initial_states: int >= 0")                    \
+      .Attr("length_vectors: int >= 0")                    \
+      .Attr("episode_start_masks: int >= 0")               \
+      .Attr("reset_after: bool = true")                    \
+      .Attr("reverse: bool = false")                       \
+      .Attr("time_major: bool = false")                    \
       .Attr("recompute: bool = false")
 
 REGISTER_OP("GruForward")
-    .GRU_TF_COMMON_INPUTS
-    .Attr("keep_for_backward: bool = true")
+    .GRU_TF_COMMON_INPUTS.Attr("keep_for_backward: bool = true")
     .Output("h: T")
     .Output("final_state: T")
     .Output("reserve: T")
@@ -188,8 +191,7 @@ reserve: Opaque, for GruBackward.
 )doc");
 
 REGISTER_OP("GruBackward")
-    .GRU_TF_COMMON_INPUTS
-    .Input("h: T")
+    .GRU_TF_COMMON_INPUTS.Input("h: T")
     .Input("reserve: T")
     .Input("dh: T")
     .Input("dfinal_state: T")

@@ -22,6 +22,13 @@ struct Random {
 /// Four words of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3").
 struct PhiloxWords {
   std::uint32_t word[4];
+
+  /// word[i]; selects, so that the words can stay in registers.
+  GRU_HOST_DEVICE std::uint32_t at(int i) const {
+    std::uint32_t const low = i % 2 == 0 ? word[0] : word[1];
+    std::uint32_t const high = i % 2 == 0 ? word[2] : word[3];
+    return i < 2 ? low : high;
+  }
 };
 
 /// The generator: `counter` is words 0 and 1 of its counter, `offset` words 2 and 3, `seed` its

@@ -93,7 +93,7 @@ struct Masks {
   GRU_HOST_DEVICE bool draw(std::uint64_t counter, int word, std::uint32_t threshold) const {
     std::uint64_t const seed = random.state != nullptr ? random.state[0] : random.seed;
     std::uint64_t const offset = random.state != nullptr ? random.state[1] : random.offset;
-    return philox(seed, offset, counter).word[word] >= threshold;
+    return philox(seed, offset, counter).at(word) >= threshold;
   }
 
   /// Whether zoneout enters the formulas at all.

@@ -76,6 +76,24 @@ LayerView<T> make_layer_view(Problem const& p, Weights<T> const& weights, Schedu
           masks,   weights.bias,  weights.recurrent_bias};
 }
 
+/// The start of a forward run: without steps, the final state is the initial one.
+template <typename T>
+Start<T> make_start(Problem const& p, ForwardTensors<T> const& tensors, Schedule const& schedule,
+                    Accumulator<T>* state, T* operand) {
+  Start<T> start;
+  start.h0 = tensors.h0;
+  start.h0_pitch = pitch_or(p.pitch.h0, p.hidden_size);
+  start.state = state;
+  start.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
+  if (p.steps == 0) {
+    start.final_state = tensors.final_state;
+  } else {
+    start.first_time = schedule.time(0);
+    start.operand = operand;
+  }
+  return start;
+}
+
 /// Forward, step by step: the input product for a chunk of steps at once, then for each step one
 /// product with R and one fused kernel (reset before: two of each).
 template <typename T>
@@ -114,24 +132,9 @@ class StepwiseForward final : public ForwardEngine<T> {
     Carver carver{workspace.data};
     Buffers const buffers = lay_out(carver, p, chunks_.size, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
-    std::int64_t const final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
-    bool const no_steps = p.steps == 0;
-    if (no_steps && !tensors.final_state) return;
-
-    Start<T> start;
-    start.h0 = tensors.h0;
-    start.h0_pitch = pitch_or(p.pitch.h0, p.hidden_size);
-    start.state = buffers.state;
-    start.operand = buffers.operand;
-    if (no_steps) {
-      start.operand = nullptr;
-      start.final_state = tensors.final_state;
-      start.final_pitch = final_pitch;
-    } else {
-      start.first_time = schedule.time(0);
-    }
+    Start<T> const start = make_start(p, tensors, schedule, buffers.state, buffers.operand);
     launch_elementwise(start_kernel<T>, execution.stream, p.batch, p.hidden_size, layer, start);
-    if (no_steps) return;
+    if (p.steps == 0) return;
 
     auto const recurrent = prepare_recurrent_kernel(p, layer, weights.recurrent_kernel,
                                                     buffers.dropped_weights, execution.stream);
@@ -158,7 +161,7 @@ class StepwiseForward final : public ForwardEngine<T> {
               static_cast<T*>(tensors.reserve.data) + step.t * p.batch * 4 * p.hidden_size;
         }
         if (step.next < 0) step.final_state = tensors.final_state;
-        step.final_pitch = final_pitch;
+        step.final_pitch = start.final_pitch;
         run_step(execution, layer, recurrent, buffers, step);
       }
     }

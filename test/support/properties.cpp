@@ -340,8 +340,9 @@ void check_reruns_have_the_same_bits(Engine const& engine) {
 
 void check_reserve_policies_agree(Engine const& engine) {
   for_each_pairwise_layer(engine, [&](Layer layer) {
-    // Chunks of the same size, so that sums have the same order.
+    // Chunks of the same size and gradients aligned alike, so that sums have the same order.
     layer.small_workspace = false;
+    layer.unaligned = false;
     layer.problem.reserve = ReservePolicy::kKeep;
     Results const kept = engine.run(layer);
     layer.problem.reserve = ReservePolicy::kOverwrite;

@@ -44,7 +44,7 @@ if(TARGET gru::gru)
   endif()
   # The toolkit's own compiler, which need not be on the path.
   if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND CUDAToolkit_NVCC_EXECUTABLE)
-    set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}")
+    set(ENV{CUDACXX} "${CUDAToolkit_NVCC_EXECUTABLE}")
   endif()
   include(CheckLanguage)
   check_language(CUDA)

@@ -331,7 +331,12 @@ class _Options:
         self.constraint = keras.constraints.get(constraint)
 
     def of_weight(self):
-        return vars(self)
+        return {**vars(self), "initializer": self._initial_value}
+
+    def _initial_value(self, shape, dtype):
+        if dtype == "bfloat16":  # some initializers do not know it
+            return tf.cast(self.initializer(shape, dtype="float32"), dtype)
+        return self.initializer(shape, dtype=dtype)
 
     def serialized(self, name):
         return {

@@ -101,10 +101,11 @@ class GRU(tf.Module):
             bias_transform,
             recurrent_bias_transform,
         )
-        self.fw_layer = _Direction(num_units, initializers, transforms, self.dtype, "fw")
         self.bw_layer = None
-        if direction == "bidirectional":
-            self.bw_layer = _Direction(num_units, initializers, transforms, self.dtype, "bw")
+        with self.name_scope:
+            self.fw_layer = _Direction(num_units, initializers, transforms, self.dtype, "fw")
+            if direction == "bidirectional":
+                self.bw_layer = _Direction(num_units, initializers, transforms, self.dtype, "bw")
 
     @property
     def bidirectional(self):
@@ -123,9 +124,8 @@ class GRU(tf.Module):
 
     def build(self, shape):
         """Creates the variables for inputs of that shape, once. The first call does it too."""
-        with self.name_scope:
-            for layer in self._directions:
-                layer.build(shape)
+        for layer in self._directions:
+            layer.build(shape)
 
     def __call__(
         self,

@@ -70,7 +70,7 @@ def _write_names(path, layers, bidirectional):
 
 
 def _point_to(path):
-    tf.train.update_checkpoint_state(str(pathlib.Path(path).parent), path)
+    tf.compat.v1.train.update_checkpoint_state(str(pathlib.Path(path).parent), path)
 
 
 if __name__ == "__main__":

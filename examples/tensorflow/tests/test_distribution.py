@@ -13,7 +13,7 @@ from support import assert_close
 X = np.random.default_rng(7).normal(size=[4, 6, 3]).astype(np.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # a second one would use the first one's collective keys again
 def strategy():
     kind = "GPU" if len(tf.config.list_logical_devices("GPU")) > 1 else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)[:2]]

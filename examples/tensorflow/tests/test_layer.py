@@ -15,7 +15,7 @@ def inputs(dtype=tf.float32):
     return tf.constant(X, dtype)
 
 
-def exact(layer, direction="fw_layer", transforms=()):
+def exact(layer, direction="fw_layer"):
     """The variables of a direction as the oracle's arguments."""
     weights = getattr(layer, direction)
     return {
@@ -400,17 +400,19 @@ def test_recurrent_dropout(monkeypatch):
 
 
 def test_recompute():
-    layers = [gru_tf.GRU(5, zoneout=0.2, recompute=recompute) for recompute in (False, True)]
+    kept = randomize(gru_tf.GRU(5, zoneout=0.2))
+    again = randomize(gru_tf.GRU(5, zoneout=0.2, recompute=True))
+    for variable, value in zip(again.variables, kept.variables):
+        variable.assign(value)
     gradients = []
-    for layer in layers:
-        randomize(layer)
+    for layer in (kept, again):
         tf.random.set_seed(4)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(layer(inputs(), training=True)[0] ** 2)
         gradients.append(tape.gradient(loss, layer.trainable_variables))
-    for variable, a, b in zip(layers[0].trainable_variables, *gradients):
-        assert_close(a, tf.gather(b, tf.range(a.shape[0])), tf.float32, 18)
-        assert np.any(a), variable.name
+    for a, b in zip(*gradients):
+        assert np.any(a)
+        assert_close(b, a, tf.float32, 18)
 
 
 @pytest.mark.parametrize("merge", [None, "concat", "sum", "mul", "ave"])

@@ -9,13 +9,13 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
 #include <Eigen/Core>
 
-#include <gru/detail/device.cuh>
 #include <gru/error.hpp>
 
 #include "launch.hpp"
@@ -32,6 +32,11 @@ void expect(bool holds, std::string const& what) {
   if (!holds) ++failures;
 }
 
+void check(cudaError_t status) {
+  if (status == cudaSuccess) return;
+  throw gru::DeviceError{cudaGetErrorString(status), static_cast<int>(status)};
+}
+
 struct FreeDevice {
   void operator()(void* pointer) const { cudaFree(pointer); }
 };
@@ -39,12 +44,12 @@ using DeviceMemory = std::unique_ptr<void, FreeDevice>;
 
 DeviceMemory allocate_on_device(std::size_t bytes) {
   void* pointer = nullptr;
-  GRU_CUDA_TRY(cudaMalloc(&pointer, bytes == 0 ? 1 : bytes));
+  check(cudaMalloc(&pointer, bytes == 0 ? 1 : bytes));
   return DeviceMemory{pointer};
 }
 
 struct Stream {
-  Stream() { GRU_CUDA_TRY(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking)); }
+  Stream() { check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking)); }
   ~Stream() { cudaStreamDestroy(handle); }
   Stream(Stream const&) = delete;
   Stream& operator=(Stream const&) = delete;
@@ -58,8 +63,7 @@ struct Tensor {
 
   void to_device(cudaStream_t stream) {
     device = allocate_on_device(host.size());
-    GRU_CUDA_TRY(
-        cudaMemcpyAsync(device.get(), host.data(), host.size(), cudaMemcpyHostToDevice, stream));
+    check(cudaMemcpyAsync(device.get(), host.data(), host.size(), cudaMemcpyHostToDevice, stream));
   }
   void from_device(cudaStream_t stream) {
     adapter::device::copy_to_host(host.data(), device.get(), host.size(), stream);

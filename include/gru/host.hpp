@@ -21,6 +21,7 @@
 /// The GRU on the CPU: the descriptors, formulas and random bits of the device passes, with host
 /// pointers and matrix products from Eigen. No CUDA header is read.
 ///
+/// A run allocates nothing but the buffers into which Eigen packs blocks of its operands.
 /// Precision::kTf32 is taken as kFp32: products of float are always float's own. Speed depends on
 /// the instruction set that the including program is compiled for (-march=native or the like); as
 /// with Eigen, all its translation units must be compiled for the same.
@@ -38,8 +39,9 @@ inline constexpr bool is_supported_type =
 /// no buffers and can run in several threads at once, each with its own workspace.
 template <typename T>
 class ForwardPass {
-  static_assert(is_supported_type<T>,
-                "gru::host::ForwardPass takes float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(
+      is_supported_type<T>,
+      "gru::host::ForwardPass<T>: T must be float, double, Eigen::half or Eigen::bfloat16");
 
  public:
   /// Validates the Problem and sizes the workspace. Throws InvalidArgument, or Unsupported where
@@ -74,8 +76,9 @@ class ForwardPass {
 /// Reruns and threads as for ForwardPass.
 template <typename T>
 class BackwardPass {
-  static_assert(is_supported_type<T>,
-                "gru::host::BackwardPass takes float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(
+      is_supported_type<T>,
+      "gru::host::BackwardPass<T>: T must be float, double, Eigen::half or Eigen::bfloat16");
 
  public:
   /// As ForwardPass's; throws InvalidArgument too where the Problem does not keep for backward.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 
 #include <gru/host/execution.hpp>
 #include <gru/host/products.hpp>
@@ -53,13 +54,15 @@ class BlockedProduct {
   BlockedProduct(MatrixView<A> out, MatrixView<A const> lhs, MatrixView<A const> rhs,
                  ProductShape shape, bool accumulate)
       : out_{out}, lhs_{lhs}, rhs_{rhs}, shape_{shape}, accumulate_{accumulate} {
-    // Blocks of 128 rows; of fewer columns than all only where that gives fewer than 16 blocks.
-    constexpr std::int64_t kLeastWork = std::int64_t{1} << 18;  // multiplications in a task
-    std::int64_t const tasks = std::max<std::int64_t>(
-        1, shape.rows * shape.columns / 64 * shape.depth / (kLeastWork / 64));
+    // Blocks of 128 rows; of fewer columns than all only where that gives fewer than 8 blocks.
+    constexpr double kLeastWork = 1 << 18;  // multiplications worth a task
+    double const work = static_cast<double>(shape.rows) * static_cast<double>(shape.columns) *
+                        static_cast<double>(shape.depth);
+    std::int64_t const tasks =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(work / kLeastWork));
     std::int64_t const row_blocks = std::min(divide_up(shape.rows, 128), tasks);
     std::int64_t const column_blocks = std::min(
-        {divide_up(shape.columns, 64), divide_up(16, row_blocks), divide_up(tasks, row_blocks)});
+        {divide_up(shape.columns, 64), divide_up(8, row_blocks), divide_up(tasks, row_blocks)});
     rows_ = {shape.rows, row_blocks};
     columns_ = {shape.columns, column_blocks};
   }

@@ -8,6 +8,7 @@
 #include <gru/cell.hpp>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/execution.hpp>
 #include <gru/host/pack.hpp>
 #include <gru/host/parallel.hpp>
 #include <gru/host/products.hpp>

@@ -46,12 +46,13 @@ class ThreadPool {
   /// Calls task(i) for each i in [0, count) and returns when all calls have. Throws what the first
   /// failing task threw; the tasks not begun by then are left out.
   void run(std::int64_t count, Task const& task) {
-    std::unique_lock<std::mutex> const turn{turn_, std::try_to_lock};
-    if (!turn.owns_lock() || workers_.empty() || count <= 1) {
+    std::unique_lock<std::mutex> lock{mutex_};
+    bool const busy = task_ != nullptr;
+    if (busy || workers_.empty() || count <= 1) {
+      lock.unlock();
       for (std::int64_t i = 0; i < count; ++i) task(i);
       return;
     }
-    std::unique_lock<std::mutex> lock{mutex_};
     task_ = &task;
     next_ = 0;
     count_ = count;
@@ -111,11 +112,10 @@ class ThreadPool {
   }
 
   std::vector<std::thread> workers_;
-  std::mutex turn_;   // held by the thread whose `run` has the workers
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
   std::condition_variable done_;
-  Task const* task_ = nullptr;
+  Task const* task_ = nullptr;  // of the `run` that has the workers; null while they are free
   std::int64_t next_ = 0;
   std::int64_t count_ = 0;
   std::int64_t running_ = 0;

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <gru/detail/check_tensors.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/execution.hpp>
 #include <gru/host/parallel.hpp>
 #include <gru/host/products.hpp>
 #include <gru/problem.hpp>

@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """`gru_tf.keras.GRU`: a Keras layer with the arguments of keras.layers.GRU, over gru_tf's op."""
 
-import keras
+import os
+
 import tensorflow as tf
 
 from . import ops
 
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"gru_tf.keras needs Keras on TensorFlow, but its backend is "
-        f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before Keras is imported."
-    )
+
+def _expect_tensorflow(backend):
+    if backend != "tensorflow":
+        raise ImportError(
+            f"gru_tf.keras needs Keras on TensorFlow, but its backend is {backend!r}. Set "
+            "KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+
+
+_expect_tensorflow(os.environ.get("KERAS_BACKEND") or "tensorflow")  # it need not be installed
+import keras
+
+_expect_tensorflow(keras.backend.backend())  # a configuration file may name it too
 
 
 @keras.saving.register_keras_serializable(package="gru_tf")

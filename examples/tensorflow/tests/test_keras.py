@@ -226,13 +226,18 @@ def test_fit(option):
 
 
 def test_fit_where_a_gpu_is_visible(monkeypatch):
-    """What `compile` decides with a GPU: supports_jit must be heard."""
-    from keras.src.trainers import trainer
-
-    monkeypatch.setattr(trainer, "model_supports_jit", trainer.model_supports_jit)
-    with_us = sequential(gru_tf.keras.GRU)
-    assert not trainer.model_supports_jit(with_us)
-    assert not gru_tf.keras.GRU(H).supports_jit
+    """There `compile` turns XLA on, unless a layer says supports_jit = False."""
+    devices = tf.config.list_physical_devices() + [
+        tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "list_physical_devices", lambda *_: devices)
+        other = keras.Sequential([keras.Input((C,)), keras.layers.Dense(1)])
+        other.compile("adam", "mse")
+        model = keras.Sequential([keras.Input((T, C)), gru_tf.keras.GRU(H)])
+        model.compile("adam", "mse")
+    assert other.jit_compile and not model.jit_compile
+    model.fit(X, np.zeros([N, H]), verbose=0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
@@ -417,13 +422,18 @@ def test_what_is_not_supported_names_the_alternative(options, message):
 
 
 OTHER_BACKEND = """
+import sys
+if sys.argv[1] == "configured":
+    import keras
+    keras.backend.backend = lambda: "jax"
 try:
     import gru_tf.keras
 except ImportError as error:
-    assert "'numpy'" in str(error) and "KERAS_BACKEND=tensorflow" in str(error), error
+    assert "'jax'" in str(error) and "KERAS_BACKEND=tensorflow" in str(error), error
     print("refused")
 """
 
 
 def test_another_keras_backend_is_a_clear_error(run_python):
-    assert "refused" in run_python(OTHER_BACKEND, KERAS_BACKEND="numpy")
+    assert "refused" in run_python(OTHER_BACKEND, "by environment", KERAS_BACKEND="jax")
+    assert "refused" in run_python(OTHER_BACKEND, "configured")

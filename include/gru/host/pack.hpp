@@ -7,6 +7,8 @@
 
 #include <Eigen/Core>
 
+#include <gru/detail/macros.hpp>
+
 namespace gru::detail::host {
 
 /// Neighbouring units of one row, computed together: the value type with which the host engine uses
@@ -18,24 +20,32 @@ class Pack {
   using Values = Eigen::Array<A, kSize, 1>;
 
   /// The same value for every unit.
-  explicit Pack(A value) : values_{Values::Constant(value)} {}
-  explicit Pack(Values const& values) : values_{values} {}
+  GRU_HOST_DEVICE explicit Pack(A value) : values_{Values::Constant(value)} {}
+  GRU_HOST_DEVICE explicit Pack(Values const& values) : values_{values} {}
 
-  Values const& values() const { return values_; }
+  GRU_HOST_DEVICE Values const& values() const { return values_; }
   A& operator[](int i) { return values_[i]; }
   A operator[](int i) const { return values_[i]; }
 
-  friend Pack operator-(Pack const& a) { return Pack{-a.values_}; }
-  friend Pack operator+(Pack const& a, Pack const& b) { return Pack{a.values_ + b.values_}; }
-  friend Pack operator-(Pack const& a, Pack const& b) { return Pack{a.values_ - b.values_}; }
-  friend Pack operator*(Pack const& a, Pack const& b) { return Pack{a.values_ * b.values_}; }
-  friend Pack operator/(Pack const& a, Pack const& b) { return Pack{a.values_ / b.values_}; }
-  friend Pack exp(Pack const& a) { return Pack{a.values_.exp()}; }
-  friend Pack tanh(Pack const& a) { return Pack{a.values_.tanh()}; }
+  GRU_HOST_DEVICE friend Pack operator-(Pack const& a) { return Pack{-a.values_}; }
+  GRU_HOST_DEVICE friend Pack operator+(Pack const& a, Pack const& b) {
+    return Pack{a.values_ + b.values_};
+  }
+  GRU_HOST_DEVICE friend Pack operator-(Pack const& a, Pack const& b) {
+    return Pack{a.values_ - b.values_};
+  }
+  GRU_HOST_DEVICE friend Pack operator*(Pack const& a, Pack const& b) {
+    return Pack{a.values_ * b.values_};
+  }
+  GRU_HOST_DEVICE friend Pack operator/(Pack const& a, Pack const& b) {
+    return Pack{a.values_ / b.values_};
+  }
+  GRU_HOST_DEVICE friend Pack exp(Pack const& a) { return Pack{a.values_.exp()}; }
+  GRU_HOST_DEVICE friend Pack tanh(Pack const& a) { return Pack{a.values_.tanh()}; }
 
  private:
   template <typename Expression>
-  explicit Pack(Eigen::ArrayBase<Expression> const& values) : values_{values} {}
+  GRU_HOST_DEVICE explicit Pack(Eigen::ArrayBase<Expression> const& values) : values_{values} {}
 
   Values values_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <Eigen/Core>
 
@@ -14,6 +15,14 @@ struct MatrixView {
   std::int64_t pitch = 0;   // elements from one stored row to the next
   bool transposed = false;  // whether the stored rows are the matrix's columns
 
+  MatrixView() = default;
+  MatrixView(A* first, std::int64_t row_pitch, bool is_transposed)
+      : data{first}, pitch{row_pitch}, transposed{is_transposed} {}
+  /// A view that only reads may be made of one that writes.
+  template <typename B, typename = std::enable_if_t<std::is_same_v<B const, A>>>
+  MatrixView(MatrixView<B> const& other)
+      : data{other.data}, pitch{other.pitch}, transposed{other.transposed} {}
+
   /// The matrix without its first rows.
   MatrixView from_row(std::int64_t i) const {
     return {data + i * (transposed ? 1 : pitch), pitch, transposed};
@@ -23,8 +32,6 @@ struct MatrixView {
     return {data + j * (transposed ? pitch : 1), pitch, transposed};
   }
   MatrixView flipped() const { return {data, pitch, !transposed}; }
-
-  operator MatrixView<A const>() const { return {data, pitch, transposed}; }
 };
 
 /// Extents of a product: [rows, depth] times [depth, columns].

@@ -2,8 +2,8 @@
 //
 // A bidirectional layer on the GPU: two passes that write the halves of one [T, N, 2H] tensor by
 // its row pitch; nothing is concatenated. To build it alone:
-//   nvcc -std=c++17 -arch=native -I include examples/standalone/bidirectional.cu -lcublas
-//   -lcublasLt
+//   nvcc -std=c++17 -arch=native -I include examples/standalone/bidirectional.cu
+//     -lcublas -lcublasLt
 #include <gru/gru.cuh>
 
 #include <thrust/device_vector.h>
@@ -43,19 +43,15 @@ int main() {
   gru::Execution execution;  // the default stream
   if (cublasCreate(&execution.blas) != CUBLAS_STATUS_SUCCESS) return 1;
   for (gru::Direction const direction : {gru::Direction::kForward, gru::Direction::kReverse}) {
-    gru::Problem problem;
-    problem.steps = T;
-    problem.batch = N;
-    problem.input_size = C;
-    problem.hidden_size = H;
+    gru::Problem problem{T, N, C, H};  // steps, batch, input size, hidden size
     problem.direction = direction;
     problem.pitch.h = 2 * H;
     gru::ForwardPass<float> const pass{problem};
     thrust::device_vector<std::byte> scratch(pass.workspace_bytes());
 
-    gru::Weights<float> weights;  // a real layer has other weights for each direction
-    weights.kernel = kernel.data().get();
-    weights.recurrent_kernel = recurrent_kernel.data().get();
+    gru::Weights<float> const weights{
+        kernel.data().get(),
+        recurrent_kernel.data().get()};  // a real layer has other weights for each direction
     gru::ForwardTensors<float> tensors;
     tensors.x = x.data().get();
     tensors.h = h.data().get() + (direction == gru::Direction::kForward ? 0 : H);

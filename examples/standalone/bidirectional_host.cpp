@@ -38,19 +38,15 @@ int main() {
 
   gru::host::ThreadPool threads;
   for (gru::Direction const direction : {gru::Direction::kForward, gru::Direction::kReverse}) {
-    gru::Problem problem;
-    problem.steps = T;
-    problem.batch = N;
-    problem.input_size = C;
-    problem.hidden_size = H;
+    gru::Problem problem{T, N, C, H};  // steps, batch, input size, hidden size
     problem.direction = direction;
     problem.pitch.h = 2 * H;
     gru::host::ForwardPass<float> const pass{problem};
     std::vector<Block> scratch((pass.workspace_bytes() + sizeof(Block) - 1) / sizeof(Block));
 
-    gru::Weights<float> weights;  // a real layer has other weights for each direction
-    weights.kernel = kernel.data();
-    weights.recurrent_kernel = recurrent_kernel.data();
+    gru::Weights<float> const weights{
+        kernel.data(),
+        recurrent_kernel.data()};  // a real layer has other weights for each direction
     gru::ForwardTensors<float> tensors;
     tensors.x = x.data();
     tensors.h = h.data() + (direction == gru::Direction::kForward ? 0 : H);

@@ -12,11 +12,7 @@
 
 int main() {
   constexpr int T = 100, N = 8, C = 16, H = 32;
-  gru::Problem problem;
-  problem.steps = T;
-  problem.batch = N;
-  problem.input_size = C;
-  problem.hidden_size = H;
+  gru::Problem const problem{T, N, C, H};  // steps, batch, input size, hidden size
   gru::host::ForwardPass<float> const forward{problem};
 
   std::vector<float> const kernel(C * 3 * H, 0.02f);
@@ -28,9 +24,7 @@ int main() {
   };
   std::vector<Block> scratch((forward.workspace_bytes() + sizeof(Block) - 1) / sizeof(Block));
 
-  gru::Weights<float> weights;
-  weights.kernel = kernel.data();
-  weights.recurrent_kernel = recurrent_kernel.data();
+  gru::Weights<float> const weights{kernel.data(), recurrent_kernel.data()};
   gru::ForwardTensors<float> tensors;
   tensors.x = x.data();
   tensors.h = h.data();
@@ -39,11 +33,9 @@ int main() {
               {scratch.data(), scratch.size() * sizeof(Block)});
 
   // As all weights and all inputs are alike, every unit takes the values of this recurrence.
-  double s = 0;
-  double error = 0;
+  double s = 0, error = 0;
   for (int t = 0; t < T; ++t) {
-    double const p = C * 0.02;
-    double const q = H * -0.03 * s;
+    double const p = C * 0.02, q = H * -0.03 * s;
     double const z = 1 / (1 + std::exp(-(p + q)));  // and r
     s = z * s + (1 - z) * std::tanh(p + z * q);
     for (int i = 0; i < N * H; ++i) error = std::fmax(error, std::fabs(h[t * N * H + i] - s));

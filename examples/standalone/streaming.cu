@@ -37,20 +37,14 @@ int main() {
   thrust::device_vector<float> const all_x = x;
   thrust::device_vector<float> const kernel = random_values(C * 3 * H, 0.3f, generator);
   thrust::device_vector<float> const recurrent_kernel = random_values(H * 3 * H, 0.2f, generator);
-  gru::Weights<float> weights;
-  weights.kernel = kernel.data().get();
-  weights.recurrent_kernel = recurrent_kernel.data().get();
+  gru::Weights<float> const weights{kernel.data().get(), recurrent_kernel.data().get()};
 
   gru::Execution execution;
   check(cudaStreamCreate(&execution.stream));
   if (cublasCreate(&execution.blas) != CUBLAS_STATUS_SUCCESS) return 1;
 
   // Captured once: the step reads `input` and `state`, and writes `state`.
-  gru::Problem problem;
-  problem.steps = 1;
-  problem.batch = 1;
-  problem.input_size = C;
-  problem.hidden_size = H;
+  gru::Problem problem{1, 1, C, H};  // steps, batch, input size, hidden size
   gru::ForwardPass<float> const one_step{problem};
   thrust::device_vector<float> input(C), state(H, 0.0f);
   thrust::device_vector<std::byte> scratch(one_step.workspace_bytes());

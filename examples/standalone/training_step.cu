@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One step of training on the GPU: forward, backward, update. To build it alone:
-//   nvcc -std=c++17 -arch=native -I include examples/standalone/training_step.cu -lcublas
-//   -lcublasLt
+//   nvcc -std=c++17 -arch=native -I include examples/standalone/training_step.cu
+//     -lcublas -lcublasLt
 #include <gru/gru.cuh>
 
 #include <thrust/device_vector.h>
 #include <thrust/inner_product.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdio>
 #include <random>
 #include <vector>
 
 using Values = thrust::device_vector<float>;
 
-Values random_values(int count, float scale, std::mt19937& generator) {
+Values random_values(int count, float scale) {
+  static std::mt19937 generator{1};
   std::vector<float> values(count);
   std::uniform_real_distribution<float> uniform{-scale, scale};
   for (float& value : values) value = uniform(generator);
-  return {values.begin(), values.end()};
+  return values;
 }
 
 double dot(Values const& a, Values const& b) {
@@ -34,30 +34,23 @@ int main() {
     return 77;
   }
   constexpr int T = 50, N = 16, C = 24, H = 32;
-  gru::Problem problem;
-  problem.steps = T;
-  problem.batch = N;
-  problem.input_size = C;
-  problem.hidden_size = H;
+  gru::Problem problem{T, N, C, H};  // steps, batch, input size, hidden size
   problem.keep_for_backward = true;
   gru::ForwardPass<float> const forward{problem};
   gru::BackwardPass<float> const backward{problem};
 
-  std::mt19937 generator{1};
-  Values const x = random_values(T * N * C, 1, generator);
-  Values kernel = random_values(C * 3 * H, 0.3f, generator);
-  Values recurrent_kernel = random_values(H * 3 * H, 0.3f, generator);
+  Values const x = random_values(T * N * C, 1);
+  Values kernel = random_values(C * 3 * H, 0.3f);
+  Values recurrent_kernel = random_values(H * 3 * H, 0.3f);
   Values h(T * N * H), last(N * H), dkernel(kernel.size()), drecurrent_kernel(H * 3 * H);
-  thrust::device_vector<std::byte> reserve(forward.reserve_bytes());
-  thrust::device_vector<std::byte> scratch(
+  thrust::device_vector<char> reserve(forward.reserve_bytes());
+  thrust::device_vector<char> scratch(
       std::max(forward.workspace_bytes(), backward.workspace_bytes()));
 
   gru::Execution execution;  // the default stream
   if (cublasCreate(&execution.blas) != CUBLAS_STATUS_SUCCESS) return 1;
   gru::Workspace const workspace{scratch.data().get(), scratch.size()};
-  gru::Weights<float> weights;
-  weights.kernel = kernel.data().get();
-  weights.recurrent_kernel = recurrent_kernel.data().get();
+  gru::Weights<float> const weights{kernel.data().get(), recurrent_kernel.data().get()};
 
   gru::ForwardTensors<float> inputs;
   inputs.x = x.data().get();
@@ -83,9 +76,8 @@ int main() {
   cublasSaxpy(execution.blas, H * 3 * H, &step, drecurrent_kernel.data().get(), 1,
               recurrent_kernel.data().get(), 1);
   forward.run(execution, weights, inputs, workspace);
-  double const gained = loss - dot(last, last) / 2;
-  double const ratio = gained / (-step * square);
-  std::printf("the loss %f fell by %f, %.3f times what the gradient says\n", loss, gained, ratio);
+  double const ratio = (loss - dot(last, last) / 2) / (-step * square);
+  std::printf("the loss %f fell by %.3f times what the gradient says\n", loss, ratio);
   cublasDestroy(execution.blas);
   return ratio > 0.95 && ratio < 1.05 ? 0 : 1;
 }

@@ -106,7 +106,6 @@ void train(Trainer& trainer, Validator* validator, RunLength const& length, doub
       trainer.add_validation(validator->loss(trainer.parameters()));
       ++validations;
     }
-    if (validations > 0) status.validation = trainer.history().validations.back().loss;
     shown = clock.seconds();
     status.seconds_left = length.seconds_left(shown, iterations);
     progress.show(status);

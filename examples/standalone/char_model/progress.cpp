@@ -11,7 +11,7 @@
 namespace char_model {
 namespace {
 
-constexpr int kBarWidth = 20;
+constexpr int kBarWidth = 16;
 
 bool writes_to_terminal() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -30,34 +30,25 @@ Progress::~Progress() {
   if (terminal_ && tenths_shown_ >= 0) std::putchar('\n');
 }
 
-void Progress::show(Status const& status) {
-  double const fraction = std::clamp(status.fraction, 0.0, 1.0);
+void Progress::show(Status const& s) {
+  double const fraction = std::clamp(s.fraction, 0.0, 1.0);
   int const tenths = static_cast<int>(fraction * 10);
   bool const due = terminal_ || tenths > tenths_shown_;
   tenths_shown_ = std::max(tenths, tenths_shown_);
   if (!due) return;
-  std::string const text = numbers(status);
   int const percent = static_cast<int>(fraction * 100);
   if (terminal_) {
     std::string bar(kBarWidth, ' ');
     std::fill_n(bar.begin(), static_cast<int>(fraction * kBarWidth), '#');
-    std::printf("\r[%s] %3d%%  %s\x1b[K", bar.c_str(), percent, text.c_str());
+    std::printf("\r[%s] %3d%%  ", bar.c_str(), percent);
   } else {
-    std::printf("%3d%%  %s\n", percent, text.c_str());
+    std::printf("%3d%%  iteration %lld  ", percent, static_cast<long long>(s.iteration));
   }
-  std::fflush(stdout);
-}
-
-std::string Progress::numbers(Status const& s) const {
-  char validation[32] = "";
-  if (s.validation > 0) std::snprintf(validation, sizeof validation, " val %.3f", s.validation);
   auto const left = static_cast<long>(s.seconds_left + 0.5);
-  char text[192];
-  std::snprintf(text, sizeof text,
-                "#%lld  loss %.3f%s (unigram %.3f)  %.1fk char/s  %ld:%02ld left",
-                static_cast<long long>(s.iteration), s.loss, validation, unigram_entropy_,
-                s.characters_per_second / 1000, left / 60, left % 60);
-  return text;
+  std::printf("loss %.3f (unigram %.3f)  %.1fk char/s  %ld:%02ld left", s.loss, unigram_entropy_,
+              s.characters_per_second / 1000, left / 60, left % 60);
+  std::fputs(terminal_ ? "\x1b[K" : "\n", stdout);
+  std::fflush(stdout);
 }
 
 }  // namespace char_model

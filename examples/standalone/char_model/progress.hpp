@@ -22,8 +22,7 @@ class Clock {
 struct Status {
   double fraction = 0;  // of the run, 0 to 1
   std::int64_t iteration = 0;
-  double loss = 0;        // nats a character
-  double validation = 0;  // the last one, 0 = none yet
+  double loss = 0;  // nats a character
   double characters_per_second = 0;
   double seconds_left = 0;
 };
@@ -40,8 +39,6 @@ class Progress {
   void show(Status const& status);
 
  private:
-  std::string numbers(Status const& status) const;
-
   double unigram_entropy_;
   bool terminal_;
   int tenths_shown_ = -1;

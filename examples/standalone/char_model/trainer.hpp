@@ -13,8 +13,8 @@
 namespace char_model {
 
 struct TrainingOptions {
-  std::int64_t batch = 32;
-  std::int64_t steps = 64;
+  std::int64_t batch = 16;
+  std::int64_t steps = 32;
   double rate = 4e-3;
   double clip = 1;
   double zoneout = 0;

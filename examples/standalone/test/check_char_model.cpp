@@ -46,8 +46,7 @@ class LossFunction {
  public:
   LossFunction(Backend& backend, ParameterTable const& table, Tokens const& text,
                NetworkOptions const& options)
-      : backend_{&backend},
-        streams_{backend, text, options.batch},
+      : streams_{backend, text, options.batch},
         network_{backend, table, options},
         parameters_{backend, table.block_size()},
         gradient_{backend, table.block_size()},
@@ -78,7 +77,6 @@ class LossFunction {
   }
 
  private:
-  Backend* backend_;
   Streams streams_;
   Network network_;
   Buffer<float> parameters_;
@@ -166,13 +164,13 @@ int check_gpu() {
   }
   expect(std::fabs(seen[0] - expected[0]) < 1e-5 * expected[0],
          "the first loss is the host's: " + number(seen[0]) + " and " + number(expected[0]));
-  expect(worst < 1e-3, "all losses are the host's; largest relative difference " + number(worst));
+  expect(worst < 1e-5, "all losses are the host's; largest relative difference " + number(worst));
 
   Validator on_host_held_out{*host, table, text, options};
   Validator on_gpu_held_out{*gpu, table, text, options};
   double const host_loss = on_host_held_out.loss(on_host.parameters());
   double const gpu_loss = on_gpu_held_out.loss(on_gpu.parameters());
-  expect(std::fabs(gpu_loss - host_loss) < 1e-3 * host_loss,
+  expect(std::fabs(gpu_loss - host_loss) < 1e-5 * host_loss,
          "the loss without masks is the host's: " + number(gpu_loss) + " and " + number(host_loss));
 
   Trainer again{*gpu, table, text, options};

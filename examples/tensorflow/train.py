@@ -13,11 +13,12 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import gru_tf.keras
 import keras
 import numpy as np
 import sklearn.datasets
 import sklearn.model_selection
+
+import gru_tf.keras
 
 
 def load(pixels):
@@ -59,8 +60,10 @@ def main():
 
     training, validation = load(arguments.pixels)
     steps, width = training[0].shape[1:]
-    print(f"{len(training[0])} digits to learn from, {len(validation[0])} to be judged by; "
-          f"{steps} steps of {width}")
+    print(
+        f"{len(training[0])} digits to learn from, {len(validation[0])} to be judged by; "
+        f"{steps} steps of {width}"
+    )
     units = arguments.units
     layers = {
         "gru_tf.keras.GRU": lambda: gru_tf.keras.GRU(units),
@@ -73,8 +76,10 @@ def main():
     for name, make in layers.items():
         keras.utils.set_random_seed(1)  # all three start from the same weights
         lines.append(train(name, make(), training, validation, arguments.epochs))
-    print(f"\n{'layer':34} {'accuracy':>10} {'loss':>9} {'time':>11}   (validation; {arguments.epochs} "
-          "epochs)")
+    print(
+        f"\n{'layer':34} {'accuracy':>10} {'loss':>9} {'time':>11}"
+        f"   (validation; {arguments.epochs} epochs)"
+    )
     print("\n".join(lines))
 
 

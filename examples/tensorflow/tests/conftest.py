@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite runs on whatever TensorFlow sees: the GPU kernels where there is a GPU, else the CPU's.
-"""
+"""Runs on whatever TensorFlow sees: the GPU kernels where there is a GPU, else the CPU's."""
 
 import os
 import subprocess
@@ -15,7 +14,6 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-
 
 
 @pytest.fixture(autouse=True)

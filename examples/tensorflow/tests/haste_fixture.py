@@ -62,7 +62,7 @@ def _write_names(path, layers, bidirectional):
             for direction, values in directions.items():
                 scope = [prefix, "gru_cell"] + ([direction] if bidirectional else [])
                 with tf.compat.v1.variable_scope("/".join(filter(None, scope))):
-                    for name, value in zip(("kernel", "bias"), values):
+                    for name, value in zip(("kernel", "bias"), values, strict=True):
                         tf.compat.v1.get_variable(name, initializer=value)
                         tf.compat.v1.get_variable(f"{name}/Adam", initializer=value)
         session.run(tf.compat.v1.global_variables_initializer())

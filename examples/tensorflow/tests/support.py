@@ -64,7 +64,7 @@ def assert_same_function(actual, expected, exact_tensors, tensors, dtype):
     outputs, gradients = value_and_gradients(actual, tensors)
     expected_outputs, expected_gradients = value_and_gradients(expected, exact_tensors)
     terms = terms_of(tensors)
-    for value, reference in zip(outputs, expected_outputs):
+    for value, reference in zip(outputs, expected_outputs, strict=True):
         assert value.dtype == dtype
         assert_close(value, reference, dtype, terms)
     for name, gradient in gradients.items():

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """tf.distribute.MirroredStrategy on two devices."""
 
-import gru_tf
-import gru_tf.keras
 import keras
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+
+import gru_tf
+import gru_tf.keras
+import oracle
 from support import assert_close
 
 X = np.random.default_rng(7).normal(size=[4, 6, 3]).astype(np.float32)

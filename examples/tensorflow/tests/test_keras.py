@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """gru_tf.keras.GRU against keras.layers.GRU."""
 
-import gru_tf.keras
 import keras
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+
+import gru_tf.keras
+import oracle
 from support import DTYPES, assert_close
 
 N, T, C, H = 4, 7, 3, 5
@@ -30,9 +31,7 @@ def pair(dtype="float64", **options):
     """Our layer in dtype and Keras's in float64, with the same weights, all of them random."""
     ours, theirs = make(gru_tf.keras.GRU, dtype, **options), make(keras.layers.GRU, **options)
     random = np.random.default_rng(1)
-    weights = [
-        tf.cast(tf.constant(random.normal(0, 0.5, w.shape)), dtype) for w in theirs.weights
-    ]
+    weights = [tf.cast(tf.constant(random.normal(0, 0.5, w.shape)), dtype) for w in theirs.weights]
     ours.set_weights([w.numpy() for w in weights])
     theirs.set_weights([tf.cast(w, tf.float64).numpy() for w in weights])
     return ours, theirs
@@ -55,13 +54,15 @@ def assert_same(ours, theirs, dtype, mask=None, initial_state=None):
             )
             outputs = tf.nest.flatten(outputs)
             loss = sum(
-                tf.reduce_sum(tf.cast(o, tf.float64) * tf.cast(tf.range(1, o.shape[-1] + 1), tf.float64))
+                tf.reduce_sum(
+                    tf.cast(o, tf.float64) * tf.cast(tf.range(1, o.shape[-1] + 1), tf.float64)
+                )
                 for o in outputs
             )
         variables = [v.value for v in layer.trainable_variables]
         results.append(outputs + tape.gradient(loss, inputs + variables))
     assert len(results[0]) == len(results[1])
-    for value, expected in zip(*results):
+    for value, expected in zip(*results, strict=True):
         assert value.dtype == dtype
         assert_close(value, expected, dtype, N * T + C + H)
 
@@ -108,9 +109,7 @@ def test_use_bias(use_bias, reset_after):
 def test_a_mask_may_have_a_last_dimension():
     ours, _ = pair()
     mask = tf.constant(MASKS["broken"])
-    np.testing.assert_array_equal(
-        ours(X, mask=mask[..., None]), ours(X, mask=mask)
-    )
+    np.testing.assert_array_equal(ours(X, mask=mask[..., None]), ours(X, mask=mask))
 
 
 @pytest.mark.parametrize("mask", ["none", "right_padded", "broken"])
@@ -129,7 +128,7 @@ def test_bidirectional(merge_mode, mask):
     mask = None if MASKS[mask] is None else tf.constant(MASKS[mask])
     outputs = [tf.nest.flatten(layer(tf.constant(X), mask=mask)) for layer in layers]
     assert len(outputs[0]) == len(outputs[1])
-    for a, b in zip(*outputs):
+    for a, b in zip(*outputs, strict=True):
         assert_close(a, b, tf.float64, N * T)
 
 
@@ -161,7 +160,9 @@ def test_initial_state_in_the_functional_api():
     models = [functional(gru_tf.keras.GRU), functional(keras.layers.GRU)]
     models[0].set_weights(models[1].get_weights())
     state = np.random.default_rng(9).normal(size=[N, H])
-    for a, b in zip(*(m([X.astype("float32"), state.astype("float32")]) for m in models)):
+    for a, b in zip(
+        *(m([X.astype("float32"), state.astype("float32")]) for m in models), strict=True
+    ):
         assert_close(a, b, tf.float32, N * T)
     assert models[0].output_shape == models[1].output_shape
 
@@ -210,7 +211,7 @@ def test_initial_weights_are_those_of_keras():
         )
         layer.build((N, T, C))
         weights.append(layer.get_weights())
-    for a, b in zip(*weights):
+    for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -251,6 +252,7 @@ def test_dtype_policies(policy):
     for variable, gradient in zip(
         layer.trainable_variables,
         tape.gradient(loss, [v.value for v in layer.trainable_variables]),
+        strict=True,
     ):
         assert gradient.dtype == variable.dtype == keras.DTypePolicy(policy).variable_dtype
 
@@ -389,7 +391,12 @@ def test_masks_are_those_of_the_papers(options, oracle_options):
     y = ours(X, training=True)
     weights = [w.value for w in ours.weights]
     expected, _ = oracle.gru(
-        tf.constant(X), *weights[:2], *tf.unstack(weights[2]), training=True, seed=seed, **oracle_options
+        tf.constant(X),
+        *weights[:2],
+        *tf.unstack(weights[2]),
+        training=True,
+        seed=seed,
+        **oracle_options,
     )
     assert_close(y, expected, tf.float64, N * T)
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """gru_tf.GRU: each parameter, property and method of haste_tf.GRU, and what was added."""
 
-import gru_tf
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+
+import gru_tf
+import oracle
 from support import DTYPES, assert_close
 
 X = np.random.default_rng(7).normal(size=[3, 6, 4])
@@ -35,13 +36,15 @@ def randomize(layer):
 
 def assert_is_oracle(layer, dtype=tf.float32, **options):
     h, state = layer(inputs(dtype), training=False)
-    expected, expected_state = oracle.gru(tf.cast(inputs(dtype), tf.float64), **exact(layer), **options)
+    expected, expected_state = oracle.gru(
+        tf.cast(inputs(dtype), tf.float64), **exact(layer), **options
+    )
     assert h.dtype == state.dtype == dtype
     assert_close(h, expected, dtype, 18)
     assert_close(state, expected_state, dtype, 18)
 
 
-# ---- Parameters of the constructor -----------------------------------------------------------------
+# ---- Parameters of the constructor ----
 
 
 def test_num_units():
@@ -217,7 +220,7 @@ def test_unknown_keywords_raise():
         gru_tf.GRU(5)(inputs(), training=False, batch_major=True)
 
 
-# ---- Properties ------------------------------------------------------------------------------------
+# ---- Properties ----
 
 
 def test_bidirectional():
@@ -271,7 +274,7 @@ def test_variables():
     }
 
 
-# ---- Methods ---------------------------------------------------------------------------------------
+# ---- Methods ----
 
 
 def test_build():
@@ -332,7 +335,9 @@ def test_call_time_major(direction):
     swapped = tf.transpose(inputs(), [1, 0, 2])
     h, state = layer(swapped, training=False, time_major=True)
     h = tf.nest.map_structure(lambda v: tf.transpose(v, [1, 0, 2]), h)
-    for a, b in zip(tf.nest.flatten([h, state]), tf.nest.flatten([expected, expected_state])):
+    for a, b in zip(
+        tf.nest.flatten([h, state]), tf.nest.flatten([expected, expected_state]), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -349,7 +354,7 @@ def test_with_name_scope():
     assert model.w.name == "model/w:0"
 
 
-# ---- Additions -------------------------------------------------------------------------------------
+# ---- Additions ----
 
 
 def test_reset_after():
@@ -373,6 +378,11 @@ def test_initial_state(direction):
             reverse=i == 1,
         )
         assert_close(outputs[i], expected, tf.float32, 18)
+
+
+def test_initial_state_of_one_direction_is_not_enough():
+    with pytest.raises(ValueError, match="must be a pair"):
+        gru_tf.GRU(5, "bidirectional")(inputs(), training=False, initial_state=tf.zeros([3, 5]))
 
 
 def test_initial_state_of_wrong_size():
@@ -402,7 +412,7 @@ def test_recurrent_dropout(monkeypatch):
 def test_recompute():
     kept = randomize(gru_tf.GRU(5, zoneout=0.2))
     again = randomize(gru_tf.GRU(5, zoneout=0.2, recompute=True))
-    for variable, value in zip(again.variables, kept.variables):
+    for variable, value in zip(again.variables, kept.variables, strict=True):
         variable.assign(value)
     gradients = []
     for layer in (kept, again):
@@ -410,7 +420,7 @@ def test_recompute():
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(layer(inputs(), training=True)[0] ** 2)
         gradients.append(tape.gradient(loss, layer.trainable_variables))
-    for a, b in zip(*gradients):
+    for a, b in zip(*gradients, strict=True):
         assert np.any(a)
         assert_close(b, a, tf.float32, 18)
 
@@ -428,7 +438,7 @@ def test_merge(merge):
         "mul": a * b,
         "ave": (a + b) / 2,
     }[merge]
-    for value, reference in zip(tf.nest.flatten(output), tf.nest.flatten(expected)):
+    for value, reference in zip(tf.nest.flatten(output), tf.nest.flatten(expected), strict=True):
         np.testing.assert_array_equal(value, reference)
     assert len(states) == 2
     with pytest.raises(ValueError, match="merge is 'max'"):
@@ -444,7 +454,7 @@ def test_set_seed_repeats_a_run():
         return [eager, graph(inputs()), graph(inputs())]
 
     first, second = run(), run()
-    for a, b in zip(first, second):
+    for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[1], first[2])  # each call draws anew
 
@@ -462,7 +472,7 @@ def test_ragged_lengths_of_tf_data():
         return layer(x, training=False, sequence_length=lengths)[1]
 
     states = tf.concat([run(x, lengths) for x, lengths in data], axis=0)
-    for sequence, state in zip(sequences, states):
+    for sequence, state in zip(sequences, states, strict=True):
         _, expected = oracle.gru(tf.constant(sequence[None], tf.float64), **exact(layer))
         assert_close(state, expected[0], tf.float32, 18)
 

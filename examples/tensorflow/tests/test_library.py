@@ -3,9 +3,10 @@
 
 import pathlib
 
-import gru_tf
 import pytest
 import tensorflow as tf
+
+import gru_tf
 from gru_tf import _build, _library
 
 FOLDER = pathlib.Path(gru_tf.__file__).parent
@@ -16,7 +17,9 @@ SEES_GPU = bool(tf.config.list_physical_devices("GPU"))
 
 def test_another_tensorflow_is_refused_with_what_to_do():
     _library.check_version(tf.__version__, tf.__version__)
-    with pytest.raises(ImportError, match="was built for TensorFlow 2.20.0, but this is.*pip install"):
+    with pytest.raises(
+        ImportError, match="was built for TensorFlow 2.20.0, but this is.*pip install"
+    ):
         _library.check_version("2.20.0", tf.__version__)
 
 

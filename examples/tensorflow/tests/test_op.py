@@ -4,11 +4,18 @@
 import functools
 
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+
+import oracle
 from gru_tf import ops
-from support import DTYPES, assert_close, assert_same_function, make_layer, value_and_gradients
+from support import (
+    DTYPES,
+    assert_close,
+    assert_same_function,
+    make_layer,
+    value_and_gradients,
+)
 
 SEED = (20261123, 77)
 OPTIONS = {
@@ -80,7 +87,7 @@ def test_recompute_gives_the_same_numbers():
     options = dict(OPTIONS["all_masks"], training=True, seed=tf.constant(SEED, tf.int64))
     kept = value_and_gradients(functools.partial(ops.gru, **options), tensors)
     again = value_and_gradients(functools.partial(ops.gru, **options, recompute=True), tensors)
-    for a, b in zip(tf.nest.flatten(again), tf.nest.flatten(kept)):
+    for a, b in zip(tf.nest.flatten(again), tf.nest.flatten(kept), strict=True):
         assert_close(a, b, tf.float64, 30)
 
 
@@ -124,7 +131,9 @@ def test_lengths_outside_raise_when_checked(monkeypatch):
     _, tensors = make_layer()
     monkeypatch.setenv("GRU_CHECK_LENGTHS", "1")
     ops.gru(**tensors, lengths=[0, 6, 3])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"lengths\[1\] is 7, outside \[0, 6\]"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"lengths\[1\] is 7, outside \[0, 6\]"
+    ):
         ops.gru(**tensors, lengths=[0, 7, 3])
 
 
@@ -155,7 +164,10 @@ BAD_INPUTS = {
     "zoneout_of_one_and_a_half": (_with(zoneout=1.5), "zoneout rate is 1.5"),
     "zoneout_of_one": (_with(zoneout=1.0), "zoneout rate is 1"),
     "dropconnect_below_zero": (_with(dropconnect=-0.1), "dropconnect rate is -0.1"),
-    "recurrent_dropout_not_a_number": (_with(recurrent_dropout=float("nan")), "dropout rate is nan"),
+    "recurrent_dropout_not_a_number": (
+        _with(recurrent_dropout=float("nan")),
+        "dropout rate is nan",
+    ),
     "wrong_seed": (_with(seed=tf.zeros([3], tf.int64)), "seed has shape"),
 }
 
@@ -196,7 +208,9 @@ def test_wrong_dtype_is_an_error():
     with pytest.raises(TypeError, match="lengths must be int32 or int64"):
         ops.gru(**tensors, lengths=tf.zeros([3], tf.float32))
     with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)):
-        ops.gru(tf.zeros([3, 6, 4], tf.int32), tf.zeros([4, 15], tf.int32), tf.zeros([5, 15], tf.int32))
+        ops.gru(
+            tf.zeros([3, 6, 4], tf.int32), tf.zeros([4, 15], tf.int32), tf.zeros([5, 15], tf.int32)
+        )
 
 
 @pytest.mark.parametrize("known", ["all", "none", "kernels", "rank"])
@@ -253,7 +267,7 @@ def test_compute_gradient(option, mode):
 
     def run(*values):
         h, state = ops.gru(
-            **dict(zip(names, values)),
+            **dict(zip(names, values, strict=True)),
             **OPTIONS[option],
             training=True,
             seed=tf.constant(SEED, tf.int64),
@@ -262,7 +276,7 @@ def test_compute_gradient(option, mode):
 
     run = tf.function(run) if mode == "graph" else run
     theoretical, numerical = tf.test.compute_gradient(run, [tensors[n] for n in names], delta=1e-5)
-    for name, a, b in zip(names, theoretical, numerical):
+    for name, a, b in zip(names, theoretical, numerical, strict=True):
         # Central differences: an error of delta^2 and of eps / delta.
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-8, err_msg=name)
 

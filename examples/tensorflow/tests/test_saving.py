@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints, SavedModels, and checkpoints of haste."""
 
-import haste_fixture
-import gru_tf
 import numpy as np
-import oracle
 import pytest
 import tensorflow as tf
+
+import gru_tf
+import haste_fixture
+import oracle
 from support import assert_close
 
 X = np.random.default_rng(7).normal(size=[3, 6, 4]).astype(np.float32)
@@ -19,7 +20,7 @@ def test_checkpoint_round_trip(tmp_path):
     again = gru_tf.GRU(5, "bidirectional")
     again.build([None, None, 4])
     tf.train.Checkpoint(model=again).restore(path).assert_consumed()
-    for a, b in zip(again.variables, layer.variables):
+    for a, b in zip(again.variables, layer.variables, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -29,9 +30,7 @@ def test_a_checkpoint_restores_into_a_layer_that_is_built_later(tmp_path):
     path = tf.train.Checkpoint(model=layer).save(tmp_path / "checkpoint")
     again = gru_tf.GRU(5)
     tf.train.Checkpoint(model=again).restore(path)
-    np.testing.assert_array_equal(
-        again(X, training=False)[0], layer(X, training=False)[0]
-    )
+    np.testing.assert_array_equal(again(X, training=False)[0], layer(X, training=False)[0])
 
 
 class Model(tf.Module):
@@ -40,9 +39,7 @@ class Model(tf.Module):
         self.gru = gru_tf.GRU(5, **options)
         self.gru.build([None, None, 4])
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None, 4]), tf.TensorSpec([None], tf.int32)]
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 4]), tf.TensorSpec([None], tf.int32)])
     def run(self, x, lengths):
         return self.gru(x, training=False, sequence_length=lengths)
 
@@ -121,5 +118,5 @@ def test_load_haste_says_what_does_not_fit(style, tmp_path):
         gru_tf.load_haste(layer, tmp_path)
     with pytest.raises(ValueError, match="no haste kernel"):
         gru_tf.load_haste(layer, tmp_path, "elsewhere")
-    for variable, value in zip(layer.variables, before):
+    for variable, value in zip(layer.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)

@@ -33,7 +33,7 @@ def load_haste(layer, checkpoint, prefix=""):
         directions.append((layer.bw_layer, "bw", True))
     # All are found and checked before one is set.
     found = [_read(reader, direction, name, two, prefix) for direction, name, two in directions]
-    for (direction, _, _), (kernel, bias) in zip(directions, found):
+    for (direction, _, _), (kernel, bias) in zip(directions, found, strict=True):
         input_size, gates = direction.kernel.shape
         direction.kernel.assign(kernel[:input_size])
         direction.recurrent_kernel.assign(kernel[input_size:])
@@ -71,7 +71,9 @@ def _find(reader, variable, direction, bidirectional, prefix):
         parts = key.split("/")
         if parts[-1] != variable:
             return False
-        return parts[-2:-1] == [direction] if bidirectional else parts[-2:-1] not in (["fw"], ["bw"])
+        return (
+            parts[-2:-1] == [direction] if bidirectional else parts[-2:-1] not in (["fw"], ["bw"])
+        )
 
     keys = [key for key in reader.get_variable_to_shape_map() if fits(key)]
     if len(keys) == 1:

@@ -156,11 +156,9 @@ class GRU(tf.Module):
         if inputs.shape.rank not in (None, 3):
             raise ValueError(f"inputs have shape {inputs.shape}, must have 3 dimensions")
         self.build(inputs.shape)
-        states = initial_state if self.bidirectional else [initial_state]
-        if initial_state is None:
-            states = [None] * len(self._directions)
+        states = self._states(initial_state)
         results = []
-        for layer, state, reverse in zip(self._directions, states, (False, True)):
+        for layer, state in zip(self._directions, states, strict=True):
             results.append(
                 ops.gru(
                     inputs,
@@ -173,15 +171,25 @@ class GRU(tf.Module):
                     dropconnect=self.dropout,
                     recurrent_dropout=self.recurrent_dropout,
                     reset_after=self.reset_after,
-                    reverse=reverse,
+                    reverse=layer is self.bw_layer,
                     time_major=time_major,
                     recompute=self.recompute,
                 )
             )
         if not self.bidirectional:
             return results[0]
-        outputs, states = (list(column) for column in zip(*results))
+        outputs, states = (list(column) for column in zip(*results, strict=True))
         return _MERGES[self.merge](outputs), states
+
+    def _states(self, initial_state):
+        """The initial state of each direction."""
+        if initial_state is None:
+            return [None] * len(self._directions)
+        if not self.bidirectional:
+            return [initial_state]
+        if not isinstance(initial_state, (list, tuple)) or len(initial_state) != 2:
+            raise ValueError("initial_state of a bidirectional layer must be a pair, [fw, bw]")
+        return initial_state
 
     @property
     def _directions(self):
@@ -226,7 +234,7 @@ class _Direction(tf.Module):
             "recurrent_bias": self.recurrent_bias,
         }
         weights = {}
-        for (name, variable), transform in zip(variables.items(), self._transforms):
+        for (name, variable), transform in zip(variables.items(), self._transforms, strict=True):
             weight = tf.convert_to_tensor(variable)
             weights[name] = weight if transform is None else transform(weight)
         return weights

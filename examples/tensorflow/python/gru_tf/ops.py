@@ -143,7 +143,9 @@ def _gradients(inputs, attributes, h, reserve, dh, dfinal_state, wanted):
         dfinal_state=dfinal_state,
         wanted=[name in wanted for name in _GRADIENTS],
     )
-    return {name: result for name, result in zip(_GRADIENTS, results) if name in wanted}
+    return {
+        name: result for name, result in zip(_GRADIENTS, results, strict=True) if name in wanted
+    }
 
 
 def _eager(inputs, attributes):
@@ -172,7 +174,7 @@ def _graph_gradient(op, dh, dfinal_state, _):
     names = list(_REQUIRED)
     names += [name for name, count in _OPTIONAL if op.get_attr(count) > 0]
     inputs = dict.fromkeys([name for name, _ in _OPTIONAL])
-    inputs.update(zip(names, op.inputs))
+    inputs.update(zip(names, op.inputs, strict=True))
     skipped = getattr(op, "skip_input_indices", None) or ()
     wanted = {name for i, name in enumerate(names) if name in _GRADIENTS and i not in skipped}
     h, _, reserve = op.outputs

@@ -142,7 +142,7 @@ void ForwardPass<T>::run(Execution const& execution, Weights<T> const& weights,
   gru::detail::host::ForwardArguments<T> arguments;
   arguments.x = tensors.x;
   arguments.h0 = tensors.h0;
-  arguments.schedule = gru::detail::host::make_schedule(problem_, tensors);
+  arguments.schedule = gru::detail::make_schedule(problem_, tensors);
   arguments.masks = gru::detail::make_masks(problem_, tensors);
   arguments.h = tensors.h;
   arguments.final_state = tensors.final_state;

@@ -19,6 +19,8 @@ inline char const* to_string(Engine engine) {
       return "stepwise";
     case Engine::kHost:
       return "host";
+    case Engine::kCluster:
+      return "cluster";
   }
   return "unknown";
 }
@@ -28,7 +30,8 @@ struct Candidate {
   Engine engine = Engine::kAutomatic;
   bool can_run = false;
   std::string reason;               ///< Why it can or cannot run.
-  double predicted_us = 0;          ///< Predicted time of a run in microseconds; 0 = no prediction.
+  double predicted_us = 0;          ///< Predicted time of a run, without launch costs of the host,
+                                    ///< in microseconds; 0 = no prediction.
   std::size_t workspace_bytes = 0;  ///< 0 where it cannot run.
 };
 

@@ -70,6 +70,7 @@ enum class Engine {
   kAutomatic,  ///< the policy chooses
   kStepwise,   ///< GPU: one product and one fused kernel a step (two each for kResetBefore)
   kHost,       ///< CPU
+  kCluster,    ///< GPU, sm_90 on: the recurrence in one kernel, R on the chip of a block cluster
 };
 
 /// How the kernel W and the recurrent kernel R lie in memory: one block each, row-major, with the
@@ -237,7 +238,7 @@ inline void validate_enumerations(Problem const& p) {
   check_enumeration("precision", p.precision, Precision::kTf32);
   check_enumeration("state_type", p.state_type, StateType::kFloat);
   check_enumeration("weight_gradient_type", p.weight_gradient_type, WeightGradientType::kFloat);
-  check_enumeration("engine", p.engine, Engine::kHost);
+  check_enumeration("engine", p.engine, Engine::kCluster);
 }
 
 /// The largest extent that cuBLAS takes.

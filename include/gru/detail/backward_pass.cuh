@@ -6,6 +6,7 @@
 
 #include <gru/backward.cuh>
 #include <gru/detail/check_tensors.hpp>
+#include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
 #include <gru/detail/stepwise_backward.cuh>
 
@@ -19,13 +20,14 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
   detail::check_keeps_for_backward(problem_);
   detail::DeviceFacts const& facts = detail::current_device_facts();
   device_ = facts.device;
-  Candidate stepwise =
-      detail::stepwise_candidate(facts.compute_capability, detail::has_code_for_device());
-  if (stepwise.can_run) {
-    engine_ = std::make_shared<detail::StepwiseBackward<T>>(problem_, facts);
-    stepwise.workspace_bytes = engine_->workspace_bytes();
-  }
-  decision_ = detail::decide(problem_, {stepwise, detail::host_candidate_on_device()});
+  bool const has_code = detail::has_code_for_device();
+  double const stepwise_us = detail::predict_stepwise<T>(problem_, true);
+  Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
+  detail::EngineMaker<detail::BackwardEngine<T>> engines{problem_, facts};
+  engines.template make<detail::StepwiseBackward<T>>(stepwise);
+  decision_ = engines.decide({stepwise, detail::forward_only_candidate(Engine::kCluster),
+                              detail::host_candidate_on_device()},
+                             engine_);
 }
 
 template <typename T>

@@ -28,8 +28,10 @@ inline bool has_code_for_device() {
 }
 
 /// The stepwise engine as a candidate, from what is known about the device and the build.
-inline Candidate stepwise_candidate(int compute_capability, bool has_code) {
+inline Candidate stepwise_candidate(int compute_capability, bool has_code,
+                                    double predicted_us = 0) {
   Candidate candidate;
+  candidate.predicted_us = predicted_us;
   candidate.engine = Engine::kStepwise;
   std::string const capability =
       std::to_string(compute_capability / 10) + '.' + std::to_string(compute_capability % 10);
@@ -41,6 +43,14 @@ inline Candidate stepwise_candidate(int compute_capability, bool has_code) {
     candidate.can_run = true;
     candidate.reason = "runs every type, size and option";
   }
+  return candidate;
+}
+
+/// An engine that has no backward pass yet, as it appears among the candidates of one.
+inline Candidate forward_only_candidate(Engine engine) {
+  Candidate candidate;
+  candidate.engine = engine;
+  candidate.reason = "has a forward pass alone";
   return candidate;
 }
 

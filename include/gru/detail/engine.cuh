@@ -2,10 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
+#include <gru/detail/device.cuh>
 #include <gru/detail/device_namespace.cuh>
 #include <gru/detail/sequence.hpp>
 #include <gru/execution.hpp>
+#include <gru/policy.hpp>
 #include <gru/problem.hpp>
 #include <gru/tensors.hpp>
 
@@ -36,17 +42,53 @@ class BackwardEngine {
                    Workspace workspace) const = 0;
 };
 
-/// The schedule of a run over whole sequences; Tensors is ForwardTensors or BackwardTensors.
-template <typename Tensors>
-Schedule make_schedule(Problem const& p, Tensors const& tensors) {
-  Schedule schedule;
-  schedule.steps = p.steps;
-  schedule.reverse = p.direction == Direction::kReverse;
-  schedule.lengths = tensors.lengths;
-  schedule.starts = tensors.episode_starts;
-  schedule.start_rows = sequence_rows(p, p.pitch.episode_starts, 1);
-  return schedule;
-}
+/// Makes the engines of the candidates that can run, and keeps the one that is chosen. Interface is
+/// ForwardEngine or BackwardEngine.
+template <typename Interface>
+class EngineMaker {
+ public:
+  EngineMaker(Problem const& problem, DeviceFacts const& facts)
+      : problem_{problem}, facts_{facts} {}
+
+  /// Makes the candidate's engine, and enters its workspace. One whose least workspace is above the
+  /// Problem's limit cannot run.
+  template <typename Made>
+  void make(Candidate& candidate) {
+    if (!candidate.can_run) return;
+    try {
+      auto engine = std::make_shared<Made const>(problem_, facts_);
+      candidate.workspace_bytes = engine->workspace_bytes();
+      engines_.emplace_back(candidate.engine, std::move(engine));
+    } catch (InvalidArgument const& error) {
+      candidate.can_run = false;
+      candidate.reason = error.what();
+      if (problem_.engine == Engine::kAutomatic || problem_.engine == candidate.engine) {
+        too_large_ = error;
+      }
+    }
+  }
+
+  /// Decides, and hands out the chosen engine. Where nothing but the workspace limit is in the way,
+  /// throws what the last engine asked says of it.
+  Decision decide(std::vector<Candidate> candidates, std::shared_ptr<Interface const>& chosen) {
+    bool has_eligible = false;
+    for (auto const& [name, engine] : engines_) {
+      has_eligible |= problem_.engine == Engine::kAutomatic || problem_.engine == name;
+    }
+    if (!has_eligible && too_large_) throw InvalidArgument{*too_large_};
+    Decision const decision = detail::decide(problem_, std::move(candidates));
+    for (auto const& [name, engine] : engines_) {
+      if (name == decision.engine) chosen = engine;
+    }
+    return decision;
+  }
+
+ private:
+  Problem const& problem_;
+  DeviceFacts const& facts_;
+  std::vector<std::pair<Engine, std::shared_ptr<Interface const>>> engines_;
+  std::optional<InvalidArgument> too_large_;
+};
 
 }  // namespace GRU_DEVICE_NAMESPACE
 }  // namespace gru::detail

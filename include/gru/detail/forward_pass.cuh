@@ -5,6 +5,8 @@
 #include <vector>
 
 #include <gru/detail/check_tensors.hpp>
+#include <gru/detail/cluster_forward.cuh>
+#include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
 #include <gru/detail/stepwise_forward.cuh>
 #include <gru/forward.cuh>
@@ -18,13 +20,17 @@ ForwardPass<T>::ForwardPass(Problem const& problem) : problem_{problem} {
   detail::check_types<T>(problem_);
   detail::DeviceFacts const& facts = detail::current_device_facts();
   device_ = facts.device;
-  Candidate stepwise =
-      detail::stepwise_candidate(facts.compute_capability, detail::has_code_for_device());
-  if (stepwise.can_run) {
-    engine_ = std::make_shared<detail::StepwiseForward<T>>(problem_, facts);
-    stepwise.workspace_bytes = engine_->workspace_bytes();
+  bool const has_code = detail::has_code_for_device();
+  double const stepwise_us = detail::predict_stepwise<T>(problem_, false);
+  Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
+  Candidate cluster = detail::cluster_candidate<T>(problem_, facts, has_code);
+  using Engines = detail::EngineMaker<detail::ForwardEngine<T>>;
+  Engines engines{problem_, facts};
+  if constexpr (sizeof(T) == 2) {
+    engines.template make<detail::ClusterForwardEngine<T>>(cluster);
   }
-  decision_ = detail::decide(problem_, {stepwise, detail::host_candidate_on_device()});
+  engines.template make<detail::StepwiseForward<T>>(stepwise);
+  decision_ = engines.decide({stepwise, cluster, detail::host_candidate_on_device()}, engine_);
 }
 
 template <typename T>

@@ -69,6 +69,18 @@ struct Schedule {
   }
 };
 
+/// The schedule of a run over whole sequences; Tensors is ForwardTensors or BackwardTensors.
+template <typename Tensors>
+Schedule make_schedule(Problem const& p, Tensors const& tensors) {
+  Schedule schedule;
+  schedule.steps = p.steps;
+  schedule.reverse = p.direction == Direction::kReverse;
+  schedule.lengths = tensors.lengths;
+  schedule.starts = tensors.episode_starts;
+  schedule.start_rows = sequence_rows(p, p.pitch.episode_starts, 1);
+  return schedule;
+}
+
 /// One mask: off, brought by the caller, or drawn.
 struct Mask {
   bool on = false;
@@ -90,10 +102,14 @@ struct Masks {
   Mask recurrent_dropout;
   bool zoneout_expected = false;  // not stochastic, but with a zoneout rate
 
-  GRU_HOST_DEVICE bool draw(std::uint64_t counter, int word, std::uint32_t threshold) const {
+  GRU_HOST_DEVICE PhiloxWords draw_words(std::uint64_t counter) const {
     std::uint64_t const seed = random.state != nullptr ? random.state[0] : random.seed;
     std::uint64_t const offset = random.state != nullptr ? random.state[1] : random.offset;
-    return philox(seed, offset, counter).at(word) >= threshold;
+    return philox(seed, offset, counter);
+  }
+
+  GRU_HOST_DEVICE bool draw(std::uint64_t counter, int word, std::uint32_t threshold) const {
+    return draw_words(counter).at(word) >= threshold;
   }
 
   /// Whether zoneout enters the formulas at all.
@@ -109,6 +125,17 @@ struct Masks {
     std::int64_t const time = first_time + t;
     std::uint64_t const counter = draws::zoneout(time, n, unit, batch, hidden);
     return draw(counter, static_cast<int>(time % 4), zoneout.threshold) ? A(1) : A(0);
+  }
+
+  /// Whether zoneout takes the new state, for four steps: bit t % 4 for the steps of t / 4. Drawn
+  /// masks only; one call of the generator.
+  GRU_HOST_DEVICE std::uint32_t zoneout_bits(std::int64_t t, std::int64_t n,
+                                             std::int64_t unit) const {
+    std::uint64_t const counter = draws::zoneout(first_time + t, n, unit, batch, hidden);
+    PhiloxWords const words = draw_words(counter);
+    std::uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits |= words.word[i] >= zoneout.threshold ? 1u << i : 0u;
+    return bits;
   }
 
   /// The factor on the state where it enters R: 0 or 1 / (1 - rate), 1 without recurrent dropout.

@@ -35,18 +35,6 @@ inline ChunkRows chunk_rows(Problem const& p, Chunks const& chunks, std::int64_t
   return {chunks.first_time(chunk), chunks.size_of(chunk), p.batch};
 }
 
-/// The schedule of a run over whole sequences; Tensors is ForwardTensors or BackwardTensors.
-template <typename Tensors>
-Schedule make_schedule(Problem const& p, Tensors const& tensors) {
-  Schedule schedule;
-  schedule.steps = p.steps;
-  schedule.reverse = p.direction == Direction::kReverse;
-  schedule.lengths = tensors.lengths;
-  schedule.starts = tensors.episode_starts;
-  schedule.start_rows = sequence_rows(p, p.pitch.episode_starts, 1);
-  return schedule;
-}
-
 /// Whether the rows of a sequence tensor follow each other in time-major order at one distance, so
 /// that a product can read or write them where they are.
 inline bool has_uniform_rows(Problem const& p) {

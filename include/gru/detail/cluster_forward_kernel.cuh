@@ -126,8 +126,11 @@ struct alignas(16) LaneRecord {
   float state[2];       // carried; 0 where the next step begins an episode
   std::int32_t length;  // of the row; 0 beyond the batch
   std::uint32_t bits;   // 0-3, 4-7: zoneout takes the new state of either unit in steps t % 4;
-                        // 8, 9: recurrent dropout keeps either unit
+                        // 8-15: the same for the next four steps;
+                        // 16, 17: recurrent dropout keeps either unit
 };
+
+inline constexpr std::uint32_t kKeepsOperand = 1u << 16;  // of a LaneRecord's bits
 
 /// Where the packed fragments of R begin that lane 0 of a warp reads: for each of the warp's pairs
 /// of mma's j, each gate's block by position, and each mma of the pair, 32 lanes of 16 bytes.
@@ -168,6 +171,30 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
       if (kept) value = weights[row_of * view.pitch + column_of];
     }
     packed[index * 8 + i] = value;
+  }
+}
+
+/// How many steps ahead of their use episode starts are brought into the L2 cache.
+inline constexpr int kStartsAhead = 8;
+
+/// Brings a record's zoneout bits to step t. The bits of four steps are drawn at once, and one
+/// unit's in each of two steps before they are needed, so that no step waits for two draws.
+__device__ inline void draw_zoneout(Masks const& masks, int t, int n, int unit, bool is_first,
+                                    bool reverse, LaneRecord& record) {
+  int const word = static_cast<int>((t + masks.first_time) & 3);
+  int const turn = reverse ? 3 - word : word;  // of the four steps
+  int const next_four = reverse ? t - 4 : t + 4;
+  if (is_first) {
+    record.bits &= kKeepsOperand | kKeepsOperand << 1;
+    record.bits |= masks.zoneout_bits(t, n, unit) | masks.zoneout_bits(t, n, unit + 1) << 4;
+  } else if (turn == 0) {
+    record.bits = (record.bits >> 8 & 255u) | (record.bits & (kKeepsOperand | kKeepsOperand << 1));
+  }
+  if (turn == 1 || (is_first && turn > 1)) {
+    record.bits |= masks.zoneout_bits(next_four, n, unit) << 8;
+  }
+  if (turn == 2 || (is_first && turn > 2)) {
+    record.bits |= masks.zoneout_bits(next_four, n, unit + 1) << 12;
   }
 }
 
@@ -262,7 +289,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       for (int e = 0; e < 2 && unit + e < H; ++e) {
         if (!cleared) record.state[e] = pass.state[std::int64_t{n} * H + unit + e];
         bool const keeps = masks.template state_factor<float>(n, unit + e) != 0;
-        record.bits |= keeps ? 256u << e : 0u;
+        record.bits |= keeps ? kKeepsOperand << e : 0u;
       }
     }
     records[tile * Shape::kThreads] = record;
@@ -344,32 +371,26 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       int const n = first_row + tile * kTileRows;
       if constexpr (!kOneTile) record = records[tile * Shape::kThreads];
       bool const active = t < record.length;
-      bool clears_next = false;
+      std::uint32_t start_of_next = 0;
       float weight[2] = {zoneout_keep, zoneout_keep};  // of the new state
-      if (has_options) {
-        if (schedule.starts != nullptr && !is_final && n < N) {
-          int const begin = schedule.reverse ? t : next;
-          clears_next =
-              begin < record.length && schedule.starts[schedule.start_rows.at(begin, n)] != 0;
-        }
-        if (masks.zoneout.on && active && has_first) {
-          if (draws_zoneout) {
-            int const word = static_cast<int>((t + masks.first_time) & 3);
-            bool const new_words =
-                i == 0 || word == (schedule.reverse ? 3 : 0) || t == record.length - 1;
-            if (new_words) {
-              record.bits &= ~255u;
-              record.bits |= masks.zoneout_bits(t, n, unit) | masks.zoneout_bits(t, n, unit + 1)
-                                                                  << 4;
-            }
-            weight[0] = record.bits >> word & 1 ? 1.0f : 0.0f;
-            weight[1] = record.bits >> (4 + word) & 1 ? 1.0f : 0.0f;
-          } else {
-            std::uint8_t const* const row =
-                masks.zoneout.values + masks.zoneout.rows.at(t, n) + unit;
-            weight[0] = row[0] != 0 ? 1.0f : 0.0f;
-            if (has_second) weight[1] = row[1] != 0 ? 1.0f : 0.0f;
+      if (has_options && n < N) {
+        if (schedule.starts != nullptr && !is_final) {
+          std::int64_t const at = schedule.start_rows.at(schedule.reverse ? t : next, n);
+          start_of_next = ptx::load_byte(schedule.starts + at);
+          if (i + kStartsAhead < steps) {
+            ptx::prefetch(schedule.starts + at +
+                          kStartsAhead * time_step * schedule.start_rows.step);
           }
+        }
+        if (draws_zoneout) {
+          int const word = static_cast<int>((t + masks.first_time) & 3);
+          draw_zoneout(masks, t, n, unit, i == 0, schedule.reverse, record);
+          weight[0] = record.bits >> word & 1 ? 1.0f : 0.0f;
+          weight[1] = record.bits >> (4 + word) & 1 ? 1.0f : 0.0f;
+        } else if (masks.zoneout.on && active && has_first) {
+          std::uint8_t const* const row = masks.zoneout.values + masks.zoneout.rows.at(t, n) + unit;
+          weight[0] = row[0] != 0 ? 1.0f : 0.0f;
+          if (has_second) weight[1] = row[1] != 0 ? 1.0f : 0.0f;
         }
       }
 
@@ -474,10 +495,11 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       if (expired) record.state[0] = record.state[1] = out[0] = out[1] = __int_as_float(0x7fffffff);
 
       // 5. Hand the operands on.
+      bool const clears_next = start_of_next != 0 && (schedule.reverse ? t : next) < record.length;
       float operand[2];
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        bool const dropped = clears_next || (record.bits & 256u << e) == 0;
+        bool const dropped = clears_next || (record.bits & kKeepsOperand << e) == 0;
         operand[e] = dropped ? 0.0f : record.state[e] * operand_scale;
       }
       if (!is_last) {

@@ -30,6 +30,18 @@ __device__ inline Words4 load_shared_16(std::uint32_t address) {
   return v;
 }
 
+/// A byte of global memory. The load is not waited for where it stands, but where it is used.
+__device__ inline std::uint32_t load_byte(std::uint8_t const* from) {
+  std::uint32_t value;
+  asm volatile("ld.global.nc.u8 %0, [%1];" : "=r"(value) : "l"(from));
+  return value;
+}
+
+/// Brings the line of an address into the L2 cache.
+__device__ inline void prefetch(void const* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 /// Starts a copy of `kBytes` (4, 8 or 16) bytes from global to shared memory.
 template <int kBytes>
 __device__ void copy_async(std::uint32_t to, void const* from) {

@@ -5,6 +5,7 @@
 /// <gru/host.hpp>, for any C++17 compiler.
 
 #include <gru/backward.cuh>
+#include <gru/check.cuh>
 #include <gru/error.hpp>
 #include <gru/execution.hpp>
 #include <gru/forward.cuh>

@@ -195,25 +195,31 @@ class DeviceBackend : public Backend<T> {
                Workspace workspace) const override {
     ForwardPass<D>{problem}.run(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
                                 workspace);
-    context_.synchronize();
+    check_run(problem, workspace);
   }
   void step(Problem const& problem, Weights<T> const& weights, StepTensors<T> const& tensors,
             Workspace workspace) const override {
     ForwardPass<D>{problem}.step(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
                                  workspace);
-    context_.synchronize();
+    check_run(problem, workspace);
   }
   void backward(Problem const& problem, Weights<T> const& weights,
                 BackwardTensors<T> const& tensors, Workspace workspace) const override {
     BackwardPass<D>{problem}.run(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
                                  workspace);
-    context_.synchronize();
+    check_run(problem, workspace);
   }
 
  protected:
   DeviceContext const& context() const { return context_; }
 
  private:
+  /// Waits for the run, and throws where it failed on the device.
+  void check_run(Problem const& problem, Workspace workspace) const {
+    context_.synchronize();
+    if (problem.batch > 0) check(workspace, context_.stream());
+  }
+
   DeviceContext context_;
 };
 

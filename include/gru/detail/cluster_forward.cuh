@@ -206,7 +206,8 @@ class ClusterForwardEngine final : public ForwardEngine<T> {
     Carver carver{workspace.data};
     Buffers const buffers = lay_out(carver, chunks_.size, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
-    Start<T> const start = make_start(p, tensors, schedule, buffers.state, buffers.operand);
+    Start<T> const start =
+        make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
     launch_elementwise(start_kernel<T>, execution.stream, p.batch, p.hidden_size, layer, start);
     if (p.steps == 0) return;
 

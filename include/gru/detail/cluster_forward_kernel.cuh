@@ -86,7 +86,7 @@ struct ClusterForward {
   T* reserve = nullptr;    // [T, N, 4H] or null
   OrFloat<T> final_state;  // [N, H] or null
   std::int64_t final_pitch = 0;
-  std::uint32_t* status = nullptr;  // set to 1 where a wait expired
+  std::uint32_t* status = nullptr;  // set where a wait expired
   std::uint32_t most_polls = 0;     // of one wait
 };
 
@@ -402,7 +402,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
         while (!expired && !ptx::is_complete(barrier, parity)) {
           if (++polls > pass.most_polls) {
             expired = true;
-            *pass.status = 1;
+            *pass.status = kStatusExpired;
           }
         }
         if (threadIdx.x == 0) ptx::expect_bytes(barrier, Shape::kOperands);

@@ -74,6 +74,7 @@ class StepwiseBackward final : public BackwardEngine<T> {
 
  private:
   struct Buffers {
+    std::uint32_t* status = nullptr;
     A* direct = nullptr;           // [N, H] carried gradient along everything but R
     A* through_r = nullptr;        // [N, H] carried gradient through R
     A* through_reset = nullptr;    // [N, H] reset before: gradient of r * s
@@ -167,6 +168,7 @@ class StepwiseBackward final : public BackwardEngine<T> {
     bool const recomputes = p.reserve == ReservePolicy::kRecompute;
     bool const rewrites = p.reserve == ReservePolicy::kOverwrite;
     Buffers buffers;
+    buffers.status = carver.take<std::uint32_t>(1);
     buffers.direct = carver.take<A>(values);
     buffers.through_r = carver.take<A>(values);
     buffers.through_reset = carver.take<A>(is_after(p) ? 0 : values);
@@ -280,6 +282,7 @@ class StepwiseBackward final : public BackwardEngine<T> {
     start.h0 = run.tensors.dfinal_state;
     start.h0_pitch = pitch_or(p.pitch.dfinal_state, p.hidden_size);
     start.state = run.buffers.direct;
+    start.status = run.buffers.status;
     launch_elementwise(start_kernel<T>, run.execution.stream, p.batch, p.hidden_size, run.layer,
                        start);
     std::size_t const values = static_cast<std::size_t>(p.batch * p.hidden_size);

@@ -79,8 +79,9 @@ LayerView<T> make_layer_view(Problem const& p, Weights<T> const& weights, Schedu
 /// The start of a forward run: without steps, the final state is the initial one.
 template <typename T>
 Start<T> make_start(Problem const& p, ForwardTensors<T> const& tensors, Schedule const& schedule,
-                    Accumulator<T>* state, T* operand) {
+                    Accumulator<T>* state, T* operand, std::uint32_t* status) {
   Start<T> start;
+  start.status = status;
   start.h0 = tensors.h0;
   start.h0_pitch = pitch_or(p.pitch.h0, p.hidden_size);
   start.state = state;
@@ -132,7 +133,8 @@ class StepwiseForward final : public ForwardEngine<T> {
     Carver carver{workspace.data};
     Buffers const buffers = lay_out(carver, p, chunks_.size, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
-    Start<T> const start = make_start(p, tensors, schedule, buffers.state, buffers.operand);
+    Start<T> const start =
+        make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
     launch_elementwise(start_kernel<T>, execution.stream, p.batch, p.hidden_size, layer, start);
     if (p.steps == 0) return;
 
@@ -169,6 +171,7 @@ class StepwiseForward final : public ForwardEngine<T> {
 
  private:
   struct Buffers {
+    std::uint32_t* status = nullptr;
     A* p = nullptr;                // [chunk, N, 3H] x W
     A* q = nullptr;                // [N, 3H] s R
     A* state = nullptr;            // [N, H] carried
@@ -183,6 +186,7 @@ class StepwiseForward final : public ForwardEngine<T> {
     std::int64_t const values = p.batch * p.hidden_size;
     bool const before = p.variant == Variant::kResetBefore;
     Buffers buffers;
+    buffers.status = carver.take<std::uint32_t>(1);
     buffers.p = carver.take<A>(chunk_steps * 3 * values);
     buffers.q = carver.take<A>(3 * values);
     buffers.state = carver.take<A>(values);

@@ -75,6 +75,10 @@ __device__ cell::Gates<A> pre_activations(cell::Gates<A> p, cell::Gates<A> q) {
   }
 }
 
+/// The first word of a workspace after a run.
+inline constexpr std::uint32_t kStatusGood = 0;
+inline constexpr std::uint32_t kStatusExpired = 1;  // a kernel gave up waiting for other blocks
+
 /// The carried state before the first step, and what multiplies R in it.
 template <typename T>
 struct Start {
@@ -86,11 +90,13 @@ struct Start {
   T* operand = nullptr;         // [N, H] out, or null
   OrFloat<T> final_state;       // [N, H] out where there are no steps, or null
   std::int64_t final_pitch = 0;
+  std::uint32_t* status = nullptr;  // of the run, out: no failure so far; see gru::check
 };
 
 template <typename T>
 GRU_KERNEL void start_kernel(LayerView<T> layer, Start<T> start) {
   using A = Accumulator<T>;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *start.status = kStatusGood;
   for_each_element(layer.batch, layer.hidden, [&](std::int64_t n, std::int64_t unit) {
     std::int64_t const i = n * layer.hidden + unit;
     A const s = start.h0 ? start.h0.template load<A>(n * start.h0_pitch + unit) : A(0);

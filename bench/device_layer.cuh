@@ -95,15 +95,17 @@ class DeviceLayer {
     return {};
   }
 
-  char const* engine(Work work) const {
+  /// The engines that do the work, by name.
+  std::string engine(Work work) const {
     switch (work) {
       case Work::kInference:
         return to_string(inference_.decision().engine);
       case Work::kForward:
         return to_string(forward_.decision().engine);
       case Work::kBackward:
-      case Work::kTrainingStep:
         return to_string(backward_.decision().engine);
+      case Work::kTrainingStep:
+        return engine(Work::kForward) + ", " + engine(Work::kBackward);
     }
     return "unknown";
   }

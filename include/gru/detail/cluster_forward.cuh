@@ -51,11 +51,11 @@ struct ClusterKernel {
   /// The smallest that holds H; blocks is 0 where none does. Registers hold R but for the part that
   /// the third number sends to shared memory, which keeps the kernel free of spills.
   static ClusterKernel for_hidden_size(std::int64_t hidden_size) {
-    if (hidden_size <= 128) return of<ClusterShape<8, 2, 0>>(0.70, 0.45);
-    if (hidden_size <= 256) return of<ClusterShape<8, 4, 0>>(0.85, 0.60);
-    if (hidden_size <= 384) return of<ClusterShape<8, 6, 0>>(1.1, 1.1);
-    if (hidden_size <= 512) return of<ClusterShape<8, 8, 2>>(1.40, 1.70);
-    if (hidden_size <= 768) return of<ClusterShape<16, 12, 10>>(1.8, 2.6);
+    if (hidden_size <= 128) return of<ClusterShape<8, 2, 0>>(0.85, 0.60);
+    if (hidden_size <= 256) return of<ClusterShape<8, 4, 0>>(0.95, 1.15);
+    if (hidden_size <= 384) return of<ClusterShape<8, 6, 0>>(1.25, 1.28);
+    if (hidden_size <= 512) return of<ClusterShape<8, 8, 2>>(1.45, 1.53);
+    if (hidden_size <= 768) return of<ClusterShape<16, 12, 10>>(1.85, 1.87);
     return {};
   }
 };

@@ -26,6 +26,9 @@
 ///   3. the two warps of a group swap half of their sums, so that each finishes 4 of the 8 rows;
 ///   4. each lane finishes 2 neighbouring units of one row: cell, zoneout, outputs, reserve;
 ///   5. and stores its operands in the shared memory of every block of the cluster.
+/// A lane whose wait expires waits and sends no more and goes on to the end, so that whoever
+/// depends on it expires too, and every barrier of a block is still met by all of its threads.
+///
 /// Operands are double-buffered, with one transaction barrier a buffer, and that is enough: who has
 /// received all operands of step i knows that everyone has read those of step i - 1.
 ///
@@ -405,7 +408,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
             *pass.status = kStatusExpired;
           }
         }
-        if (threadIdx.x == 0) ptx::expect_bytes(barrier, Shape::kOperands);
+        // A barrier whose phase is not complete must not be armed again.
+        if (threadIdx.x == 0 && !expired) ptx::expect_bytes(barrier, Shape::kOperands);
       }
 
       // 2. Multiply.
@@ -502,7 +506,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
         bool const dropped = clears_next || (record.bits & kKeepsOperand << e) == 0;
         operand[e] = dropped ? 0.0f : record.state[e] * operand_scale;
       }
-      if (!is_last) {
+      if (!is_last && !expired) {
         std::uint32_t const word = pack<T>(operand[0], operand[1]);
         std::uint32_t const to = write_at + (tile * 2 + (buffer ^ 1)) * Shape::kOperands;
         std::uint32_t const to_barrier = barriers + 8 * (tile * 2 + (buffer ^ 1)) - to;

@@ -201,14 +201,14 @@ def work_section(work, title, cases, peers):
     if not keys:
         return []
     ways = unique(way for key in keys for way in cases[key])
-    header = ["shape", "T", "N", "C", "H", "type", *ways]
+    header = ["shape", "T", "N", "C", "H", "type", "engine", *ways]
     if peers:
         header += ["cuDNN", "its algorithm", *(f"cuDNN / {way}" for way in ways)]
     lines = []
     for shape in unique(key[1] for key in keys):
         for key in (key for key in keys if key[1] == shape):
             row = fastest(cases[key])
-            line = [shape, str(row.T), str(row.N), str(row.C), str(row.H), row.type]
+            line = [shape, str(row.T), str(row.N), str(row.C), str(row.H), row.type, row.engine]
             line += [timing_cell(cases[key].get(way)) for way in ways]
             if key in peers:
                 peer = peers[key]
@@ -245,8 +245,8 @@ def markdown(results, peers):
     cases = by_case(results.rows)
     lines = ["# Benchmark results", ""]
     lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in results.context.items()]
-    engines = unique(row.engine for row in results.rows)
-    lines += [f"- engine: {', '.join(engines)}", ""]
+    engines = unique(name for row in results.rows for name in row.engine.split(", "))
+    lines += [f"- engines: {', '.join(engines)}", ""]
     if peers:
         lines += summary(cases, peers)
     for work, title in WORKS.items():

@@ -234,7 +234,7 @@ class ClusterForwardEngine final : public ForwardEngine<T> {
     pass.final_state = tensors.final_state;
     pass.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
     pass.status = buffers.status;
-    pass.most_polls = 1u << 24;
+    pass.most_polls = 1u << 24;  // H200: at most 4 us a poll, so about a minute
     for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
       pass.first_time = chunks_.first_time(chunk);
       pass.first_step = chunk * chunks_.size;

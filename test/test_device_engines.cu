@@ -26,7 +26,8 @@ std::vector<Case> all_cases() {
 bool can_run(gru::Engine engine) {
   Problem problem;
   problem.steps = problem.batch = problem.input_size = problem.hidden_size = 1;
-  for (Candidate const& c : ForwardPass<__half>{problem}.decision().candidates) {
+  ForwardPass<__half> const pass{problem};
+  for (Candidate const& c : pass.decision().candidates) {
     if (c.engine == engine) return c.can_run;
   }
   return false;

@@ -21,6 +21,12 @@ inline char const* to_string(Engine engine) {
       return "host";
     case Engine::kCluster:
       return "cluster";
+    case Engine::kGrid:
+      return "grid";
+    case Engine::kClusterFma:
+      return "cluster_fma";
+    case Engine::kGridFma:
+      return "grid_fma";
   }
   return "unknown";
 }

@@ -67,10 +67,13 @@ struct Dropping {
 
 /// The way that computes a Problem.
 enum class Engine {
-  kAutomatic,  ///< the policy chooses
-  kStepwise,   ///< GPU: one product and one fused kernel a step (two each for kResetBefore)
-  kHost,       ///< CPU
-  kCluster,    ///< GPU, sm_90 on: the recurrence in one kernel, R on the chip of a block cluster
+  kAutomatic,   ///< the policy chooses
+  kStepwise,    ///< GPU: one product and one fused kernel a step (two each for kResetBefore)
+  kHost,        ///< CPU
+  kCluster,     ///< GPU, sm_90 on: the recurrence in one kernel, R on the chip of a block cluster
+  kGrid,        ///< GPU: the recurrence in one kernel, R on the chip of groups of blocks
+  kClusterFma,  ///< as kCluster, for few samples: without tensor cores
+  kGridFma,     ///< as kGrid, for few samples: without tensor cores
 };
 
 /// How the kernel W and the recurrent kernel R lie in memory: one block each, row-major, with the
@@ -238,7 +241,7 @@ inline void validate_enumerations(Problem const& p) {
   check_enumeration("precision", p.precision, Precision::kTf32);
   check_enumeration("state_type", p.state_type, StateType::kFloat);
   check_enumeration("weight_gradient_type", p.weight_gradient_type, WeightGradientType::kFloat);
-  check_enumeration("engine", p.engine, Engine::kCluster);
+  check_enumeration("engine", p.engine, Engine::kGridFma);
 }
 
 /// The largest extent that cuBLAS takes.

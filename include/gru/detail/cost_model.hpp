@@ -29,6 +29,23 @@ inline constexpr StepCosts kBackwardFloat = {6.3, 3.8, 9.2, 23, 32};
 inline constexpr StepCosts kForwardTf32 = {5.0, 3.0, 1.1, 4.9, 1.6};
 inline constexpr StepCosts kBackwardTf32 = {6.4, 3.6, 0, 10.9, 4.2};
 
+/// The costs of forward in the type and precision of a Problem.
+template <typename T>
+StepCosts forward_costs(Problem const& p) {
+  if (!std::is_same_v<T, float>) return kForward16;
+  return p.precision == Precision::kTf32 ? kForwardTf32 : kForwardFloat;
+}
+
+/// A step's share of the input product.
+template <typename T>
+double predict_input_product(Problem const& p) {
+  return forward_costs<T>(p).input * static_cast<double>(p.batch) *
+         static_cast<double>(p.input_size) * static_cast<double>(p.hidden_size) / 1e8;
+}
+
+/// What starts a persistent pass: the kernels before it, and R's way onto the chip.
+inline constexpr double kRecurrenceStartUs = 20;
+
 /// The stepwise engine's time for a pass; 0, no prediction, for what was not measured (double,
 /// reset before).
 template <typename T>

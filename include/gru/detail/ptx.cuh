@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -65,11 +66,17 @@ __device__ inline void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// c += a b for a 16 x 16 matrix a and a 16 x 8 matrix b, as warp fragments.
+/// c += a b as warp fragments: a is 16 x 16 and b 16 x 8 for 16-bit types, 16 x 8 and 8 x 8 for
+/// float, whose low 13 bits are ignored (TF32).
 template <typename T>
-__device__ void multiply_add(float (&c)[4], Words4 a, std::uint32_t b0, std::uint32_t b1) {
+__device__ void multiply_add(float (&c)[4], Words4 const& a, std::uint32_t b0, std::uint32_t b1) {
   if constexpr (std::is_same_v<T, __half>) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+  } else if constexpr (std::is_same_v<T, float>) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
@@ -79,6 +86,23 @@ __device__ void multiply_add(float (&c)[4], Words4 a, std::uint32_t b0, std::uin
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
   }
+}
+
+/// The nearest value with TF32's 10 bits of fraction.
+__device__ inline float round_to_tf32(float value) {
+  std::uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return __uint_as_float(rounded);
+}
+
+/// A float's bits without what a TF32 operand sees of it: x - truncated(x), exact. Volatile, since
+/// the compiler would otherwise keep the rests of all weights in registers.
+__device__ inline std::uint32_t tf32_rest(std::uint32_t x) {
+  std::uint32_t rest;
+  asm volatile("{ .reg .b32 seen; and.b32 seen, %1, 0xffffe000; sub.f32 %0, %1, seen; }"
+               : "=r"(rest)
+               : "r"(x));
+  return rest;
 }
 
 // Thread-block clusters and transaction barriers: sm_90 and later.

@@ -105,6 +105,7 @@ GRU_KERNEL void start_kernel(LayerView<T> layer, Start<T> start) {
       bool const cleared = layer.schedule.is_cleared(start.first_time, n);
       A const factor = layer.masks.template state_factor<A>(n, unit);
       start.operand[i] = convert<T>(cleared ? A(0) : s * factor);
+      if (cleared) start.state[i] = A(0);
     }
     if (start.final_state) start.final_state.store(n * start.final_pitch + unit, s);
   });

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include <gru/detail/carver.hpp>
+#include <gru/detail/chunks.hpp>
+#include <gru/detail/cost_model.hpp>
+#include <gru/detail/engine.cuh>
+#include <gru/detail/layer_products.cuh>
+#include <gru/detail/recurrence.cuh>
+#include <gru/detail/stepwise_forward.cuh>
+#include <gru/policy.hpp>
+
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+/// Forward with the recurrence in one kernel a chunk. The input product of the chunk and, where an
+/// option asks for them, the flags of its steps are done before it.
+///
+/// Recurrence is one way of doing the steps, a class with
+///     using Value = T;
+///     Recurrence(Problem const&, DeviceFacts const&);      throws only where CUDA fails
+///     static constexpr Engine kEngine;
+///     std::string const& obstacle() const;                 why it cannot run, or empty
+///     double step_us() const;                              predicted, without the input product
+///     void lay_out(Carver&, Scratch&) const;               carves what it needs of the workspace
+///     struct Scratch;                                      pointers to it
+///     void prepare(cudaStream_t, LayerView<T> const&, T const* recurrent_kernel,
+///                  Scratch const&) const;                  enqueues what a run needs once
+///     void run(cudaStream_t, RecurrentForward<T> const&, Scratch const&) const;
+template <typename Recurrence>
+class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::Value> {
+  using T = typename Recurrence::Value;
+
+ public:
+  RecurrenceForwardEngine(Problem const& p, DeviceFacts const& facts)
+      : problem_{p}, recurrence_{p, facts} {
+    ChunkPlan const plan = plan_chunks(p, [&](std::int64_t steps) {
+      Carver carver;
+      lay_out(carver, steps, 0);
+      return carver.bytes();
+    });
+    chunks_ = plan.chunks;
+    if (chunks_.count == 0) return;
+    input_ = {chunks_, [&](std::int64_t steps) {
+                return input_product<T>(p, steps, facts, plan.most_product_workspace);
+              }};
+    product_workspace_ = input_.workspace_bytes();
+  }
+
+  /// The engine as a candidate. Throws only where CUDA fails.
+  static Candidate candidate(Problem const& p, DeviceFacts const& facts, bool has_code,
+                             int least_compute_capability) {
+    Candidate candidate;
+    candidate.engine = Recurrence::kEngine;
+    if (facts.compute_capability < least_compute_capability) {
+      candidate.reason = "needs compute capability " +
+                         std::to_string(least_compute_capability / 10) + '.' +
+                         std::to_string(least_compute_capability % 10);
+    } else if (!has_code) {
+      candidate.reason = "built without code for the device";
+    } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
+      candidate.reason = "counts steps in 32 bits";
+    } else {
+      Recurrence const recurrence{p, facts};
+      candidate.can_run = recurrence.obstacle().empty();
+      candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
+      if (candidate.can_run) {
+        candidate.predicted_us =
+            kRecurrenceStartUs +
+            static_cast<double>(p.steps) * (recurrence.step_us() + predict_input_product<T>(p));
+      }
+    }
+    return candidate;
+  }
+
+  std::size_t workspace_bytes() const override {
+    Carver carver;
+    lay_out(carver, chunks_.size, product_workspace_);
+    return carver.bytes();
+  }
+
+  void run(Execution const& execution, Weights<T> const& weights, ForwardTensors<T> const& tensors,
+           Schedule const& schedule, Masks const& masks, Workspace workspace) const override {
+    Problem const& p = problem_;
+    if (p.batch == 0) return;
+    Carver carver{workspace.data};
+    Buffers const buffers = lay_out(carver, chunks_.size, product_workspace_);
+    auto const layer = make_layer_view(p, weights, schedule, masks);
+    Start<T> const start =
+        make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
+    launch_elementwise(start_kernel<T>, execution.stream, p.batch, p.hidden_size, layer, start);
+    if (p.steps == 0) return;
+
+    recurrence_.prepare(execution.stream, layer, weights.recurrent_kernel, buffers.scratch);
+    RecurrentForward<T> pass = make_pass(layer, tensors, buffers);
+    bool const has_flags = needs_flags(schedule, masks);
+    Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
+    for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
+      pass.first_time = chunks_.first_time(chunk);
+      pass.steps = static_cast<int>(chunks_.size_of(chunk));
+      pass.is_last = chunk == chunks_.count - 1;
+      if (has_flags) {
+        std::int64_t const quads = pass.steps / 4 + 2;
+        launch_elementwise(step_flags_kernel<T>, execution.stream, quads * p.batch,
+                           pass.flags_pitch, layer, pass.first_time, std::int64_t{pass.steps},
+                           pass.flags_pitch, buffers.flags);
+        pass.flags = buffers.flags;
+      }
+      input_.of(chunks_, chunk)
+          .run(execution, 1, tensors.x + x_rows.at(pass.first_time, 0), weights.kernel, 0,
+               buffers.p, buffers.product_workspace);
+      recurrence_.run(execution.stream, pass, buffers.scratch);
+    }
+  }
+
+ private:
+  struct Buffers {
+    std::uint32_t* status = nullptr;
+    float* p = nullptr;             // [chunk, N, 3H] x W
+    std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
+    float* state = nullptr;         // [N, H] carried
+    T* operand = nullptr;           // [N, H] the state as it multiplies R
+    typename Recurrence::Scratch scratch;
+    void* product_workspace = nullptr;
+  };
+
+  Buffers lay_out(Carver& carver, std::int64_t chunk_steps, std::size_t product_workspace) const {
+    std::int64_t const N = problem_.batch;
+    std::int64_t const H = problem_.hidden_size;
+    Buffers buffers;
+    buffers.status = carver.take<std::uint32_t>(1);
+    buffers.p = carver.take<float>(chunk_steps * N * 3 * H);
+    buffers.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
+    buffers.state = carver.take<float>(N * H);
+    buffers.operand = carver.take<T>(N * H);
+    recurrence_.lay_out(carver, buffers.scratch);
+    buffers.product_workspace =
+        carver.take<std::byte>(static_cast<std::int64_t>(product_workspace));
+    return buffers;
+  }
+
+  /// What all chunks have in common.
+  RecurrentForward<T> make_pass(LayerView<T> const& layer, ForwardTensors<T> const& tensors,
+                                Buffers const& buffers) const {
+    Problem const& p = problem_;
+    Masks const& masks = layer.masks;
+    RecurrentForward<T> pass;
+    pass.batch = static_cast<int>(p.batch);
+    pass.hidden = static_cast<int>(p.hidden_size);
+    pass.columns = layer.columns;
+    pass.bias = layer.bias;
+    pass.recurrent_bias = layer.recurrent_bias;
+    pass.recurrent_scale = static_cast<float>(recurrent_scale(p));
+    if (masks.recurrent_dropout.on) {
+      pass.operand_scale = static_cast<float>(masks.recurrent_dropout.scale);
+    }
+    pass.has_zoneout = masks.has_zoneout();
+    if (masks.zoneout_expected) pass.new_weight = static_cast<float>(masks.zoneout.keep);
+    pass.reverse = layer.schedule.reverse;
+    pass.p = buffers.p;
+    pass.flags_pitch = step_flags::pitch(p.hidden_size);
+    pass.state = buffers.state;
+    pass.operand = buffers.operand;
+    pass.h = tensors.h;
+    pass.h_rows = sequence_rows(p, p.pitch.h, p.hidden_size);
+    auto const is_wide = [](T const* data) {
+      return reinterpret_cast<std::uintptr_t>(data) % (2 * sizeof(T)) == 0;
+    };
+    bool const even = p.hidden_size % 2 == 0;
+    bool const even_rows = pass.h_rows.step % 2 == 0 && pass.h_rows.sample % 2 == 0;
+    pass.wide_h = even && even_rows && is_wide(tensors.h);
+    if (reserve_values(p) > 0) {
+      pass.reserve = static_cast<T*>(tensors.reserve.data);
+      pass.wide_reserve = even && is_wide(pass.reserve);
+    }
+    pass.final_state = tensors.final_state;
+    pass.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
+    pass.status = buffers.status;
+    pass.most_polls = kMostPolls;
+    return pass;
+  }
+
+  /// H200: at most 4 us a poll, so about a minute.
+  static constexpr std::uint32_t kMostPolls = 1u << 24;
+
+  Problem problem_;
+  Recurrence recurrence_;
+  Chunks chunks_;
+  PerChunk<Product> input_;
+  std::size_t product_workspace_ = 0;
+};
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <gru/detail/approximate.cuh>
+#include <gru/detail/cuda_types.cuh>
+#include <gru/detail/device.cuh>
+#include <gru/detail/ptx.cuh>
+#include <gru/detail/sequence.hpp>
+#include <gru/detail/stepwise_kernels.cuh>
+
+/// How the persistent kernels multiply the state with R on the tensor cores.
+///
+/// Words. A *tile* is 8 rows of the batch, the width of one mma. A *group* is 16 units, its height.
+/// A *depth block* is 64 bytes of an operand's row, two mma's deep: 32 16-bit values or 16 floats.
+///
+/// R's rows are dealt to the mma's so that lane 4 g + q holds the sums of units 2 g and 2 g + 1 of
+/// a group for rows 2 q and 2 q + 1, and R's columns (the depth) so that what a lane needs for a
+/// depth block is 16 neighbouring bytes, the q-th quarter, of row g: one load.
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+inline constexpr int kTileRows = 8;
+inline constexpr int kGroupUnits = 16;
+
+/// How numbers multiply on the tensor cores.
+enum class Multiplication {
+  kDirect,  // 16-bit values, or floats rounded to TF32
+  kSplit,   // floats as sums of two TF32 values: three products, float's accuracy (3xTF32)
+};
+
+/// 16-bit types and TF32 forgive the approximate functions; float does not.
+template <typename T, Multiplication multiplication>
+using CellValue = std::conditional_t<sizeof(T) == 2 || multiplication == Multiplication::kDirect,
+                                     Approximate, float>;
+
+template <typename T>
+inline constexpr int kDepthBlock = 64 / static_cast<int>(sizeof(T));  // units
+
+/// Unit `value` (0 to 15) of an A fragment's word order, for the lane's two rows: which of the
+/// rows, and which column from the lane's first.
+template <typename T>
+__device__ constexpr int fragment_row(int value) {
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  return value / kPerWord % 2;
+}
+template <typename T>
+__device__ constexpr int fragment_column(int value) {
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  return value / (2 * kPerWord) * kPerWord + value % kPerWord;
+}
+
+/// The order in which the lanes of all warps hold R: for each rank (of a block among those that
+/// share R), each warp, each of the warp's depth blocks, each m (a group's gate), and each of the
+/// depth block's two mma's, 32 lanes of 16 bytes.
+struct PackedOrder {
+  int ranks = 0;
+  int warps = 0;        // of a block
+  int split = 0;        // warps that share a group's depth
+  int depth = 0;        // depth blocks of a warp
+  int warp_groups = 0;  // groups of a warp
+
+  __host__ __device__ std::int64_t fragment(int rank, int warp, int block, int m,
+                                            int second) const {
+    std::int64_t const at = (std::int64_t{rank} * warps + warp) * depth + block;
+    return ((at * 3 * warp_groups + m) * 2 + second) * 32;
+  }
+  __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
+
+  int block_units() const { return warps / split * warp_groups * kGroupUnits; }
+};
+
+/// R in the packed order, zero beyond H, and with DropConnect's mask applied where on. With
+/// `rounds`, floats are rounded to TF32.
+template <typename T>
+GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView view,
+                                    PackedOrder order, bool rounds, T const* weights, T* packed) {
+  std::int64_t const index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (index >= order.fragments()) return;
+  int const lane = static_cast<int>(index % 32);
+  int const second = static_cast<int>(index / 32 % 2);
+  std::int64_t rest = index / 64;
+  auto const next = [&](int extent) {
+    int const digit = static_cast<int>(rest % extent);
+    rest /= extent;
+    return digit;
+  };
+  int const m = next(3 * order.warp_groups);
+  int const block = next(order.depth);
+  int const warp = next(order.warps);
+  int const rank = static_cast<int>(rest);
+  int const position = m % 3;
+  int const group = warp / order.split * order.warp_groups + m / 3;
+  int const block_units = order.warps / order.split * order.warp_groups * kGroupUnits;
+  int const unit = rank * block_units + group * kGroupUnits + lane / 4 * 2;
+  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+  int const k = kDepthBlock<T> * (warp % order.split * order.depth + block) + lane % 4 * kValues +
+                second * kValues / 2;
+  for (int i = 0; i < kValues; ++i) {
+    std::int64_t const row_unit = unit + fragment_row<T>(i);
+    std::int64_t const column = k + fragment_column<T>(i);
+    T value = convert<T>(0.0f);
+    if (row_unit < view.hidden && column < view.hidden) {
+      std::int64_t const gate_unit = position * view.hidden + row_unit;
+      std::int64_t const row_of = view.by_input ? column : gate_unit;
+      std::int64_t const column_of = view.by_input ? gate_unit : column;
+      bool const kept =
+          !masks.dropconnect.on || keeps_weight(masks, columns, view, row_of, column_of);
+      if (kept) value = weights[row_of * view.pitch + column_of];
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if (rounds) value = ptx::round_to_tf32(value);
+    }
+    packed[index * kValues + i] = value;
+  }
+}
+
+/// An operand as the tensor cores take it: what a lane sends to the others.
+template <typename T, Multiplication multiplication>
+__device__ float as_operand(float value) {
+  if constexpr (std::is_same_v<T, float> && multiplication == Multiplication::kDirect) {
+    return ptx::round_to_tf32(value);
+  }
+  return value;
+}
+
+/// sums += R's fragment times the operand's words b0, b1 (half of a lane's 16 bytes).
+template <typename T, Multiplication multiplication>
+__device__ void multiply_add(float (&sums)[4], ptx::Words4 const& r, std::uint32_t b0,
+                             std::uint32_t b1) {
+  if constexpr (multiplication == Multiplication::kDirect) {
+    ptx::multiply_add<T>(sums, r, b0, b1);
+  } else {
+    // Small products first. What a TF32 operand's low 13 bits hold is ignored.
+    ptx::Words4 const low = {ptx::tf32_rest(r.x), ptx::tf32_rest(r.y), ptx::tf32_rest(r.z),
+                             ptx::tf32_rest(r.w)};
+    ptx::multiply_add<T>(sums, r, ptx::tf32_rest(b0), ptx::tf32_rest(b1));
+    ptx::multiply_add<T>(sums, low, b0, b1);
+    ptx::multiply_add<T>(sums, r, b0, b1);
+  }
+}
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

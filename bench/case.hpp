@@ -4,41 +4,16 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "measure.hpp"
 #include "shapes.hpp"
 
-/// What the device and the host benchmarks share: what is timed, how often, and what is reported.
+/// How Google Benchmark is used: a case is repeated here, and reported through it.
 namespace gru::bench {
-
-/// What is timed. The input product is always part of it.
-enum class Work {
-  kInference,     ///< forward, nothing kept
-  kForward,       ///< forward, with the reserve filled
-  kBackward,      ///< all gradients: dx, dW, dR, both biases, dh0
-  kTrainingStep,  ///< kForward and kBackward
-};
-
-inline constexpr Work kAllWork[] = {Work::kInference, Work::kForward, Work::kBackward,
-                                    Work::kTrainingStep};
-
-inline char const* to_string(Work work) {
-  switch (work) {
-    case Work::kInference:
-      return "inference";
-    case Work::kForward:
-      return "forward";
-    case Work::kBackward:
-      return "backward";
-    case Work::kTrainingStep:
-      return "training";
-  }
-  return "unknown";
-}
 
 /// How long a case is repeated.
 struct Budget {
@@ -58,26 +33,6 @@ inline int repeats_for(double milliseconds_a_run, Budget const& budget) {
   return std::max(least, static_cast<int>(std::min<double>(fitting, budget.most_repeats)));
 }
 
-/// Milliseconds of the repeats of a case.
-struct Timing {
-  double median = 0;
-  double p10 = 0;
-  double p90 = 0;
-  int repeats = 0;
-};
-
-inline Timing summarize(std::vector<double> milliseconds) {
-  std::sort(milliseconds.begin(), milliseconds.end());
-  auto const quantile = [&](double q) {  // linear between the two nearest
-    double const place = q * static_cast<double>(milliseconds.size() - 1);
-    auto const below = static_cast<std::size_t>(place);
-    std::size_t const above = std::min(below + 1, milliseconds.size() - 1);
-    double const share = place - static_cast<double>(below);
-    return milliseconds[below] * (1 - share) + milliseconds[above] * share;
-  };
-  return {quantile(0.5), quantile(0.1), quantile(0.9), static_cast<int>(milliseconds.size())};
-}
-
 /// Warms up (twice at least) and repeats `time_once`, which runs the case once and returns
 /// milliseconds.
 template <typename TimeOnce>
@@ -92,12 +47,6 @@ Timing repeat(TimeOnce const& time_once, Budget const& budget) {
   for (int i = 0; i < repeats; ++i) milliseconds.push_back(time_once());
   return summarize(std::move(milliseconds));
 }
-
-/// The bytes of a case.
-struct Memory {
-  std::size_t workspace = 0;
-  std::size_t reserve = 0;
-};
 
 /// Hands a measured case to Google Benchmark: its time is the median, the rest are counters.
 inline void report(benchmark::State& state, Shape const& shape, Timing const& timing,
@@ -116,7 +65,7 @@ inline void report(benchmark::State& state, Shape const& shape, Timing const& ti
   state.counters["H"] = static_cast<double>(shape.hidden_size);
 }
 
-/// "gru/bf16/b32-h1024/training/graph"; `way` is how it is run.
+/// "gru/bf16/haste-grid-a/training/threads"; `way` is how it is run.
 inline std::string case_name(char const* type, Shape const& shape, Work work, char const* way) {
   return std::string{"gru/"} + type + '/' + shape.name + '/' + to_string(work) + '/' + way;
 }

@@ -48,8 +48,7 @@ class DeviceBuffer {
   std::size_t bytes_;
 };
 
-/// A stream, a cuBLAS handle and two events of the current device, and the layer that was timed
-/// last, so that the cases of one layer share their buffers.
+/// A stream, a cuBLAS handle and two events of the current device.
 class Device {
  public:
   Device() {
@@ -61,7 +60,6 @@ class Device {
   Device(Device const&) = delete;
   Device& operator=(Device const&) = delete;
   ~Device() {
-    layer_.reset();
     cudaEventDestroy(end_);
     cudaEventDestroy(begin_);
     cublasDestroy(blas_);
@@ -70,18 +68,7 @@ class Device {
 
   Execution execution() const { return {blas_, stream_}; }
 
-  /// The layer called `key`, made by `make` unless it is the one asked for last. Any other is freed
-  /// first.
-  template <typename Layer, typename Make>
-  Layer& layer(std::string const& key, Make const& make) {
-    if (key != key_) {
-      layer_.reset();
-      key_.clear();
-      layer_ = make();
-      key_ = key;
-    }
-    return *static_cast<Layer*>(layer_.get());
-  }
+  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
   /// Milliseconds between two events around what `enqueue` puts on the stream, which is idle before
   /// and after.
@@ -101,8 +88,6 @@ class Device {
   cublasHandle_t blas_ = nullptr;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
-  std::string key_;
-  std::shared_ptr<void> layer_;
 };
 
 /// What was enqueued once, as a CUDA graph.

@@ -10,13 +10,9 @@
 #include <gru/version.hpp>
 
 #include "case.hpp"
+#include "exit_status.hpp"
 
 namespace gru::bench {
-
-/// Exit statuses beside 0 and 1.
-inline constexpr int kUsage = 2;
-inline constexpr int kNothingMatches = 3;
-inline constexpr int kNoDevice = 4;
 
 /// Reads what Google Benchmark left of the command line: --budget_ms=MS. Returns whether that was
 /// all.

@@ -5,7 +5,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -193,14 +192,6 @@ class HostLayer {
   AlignedBuffer training_workspace_;
 };
 
-template <typename Run>
-double milliseconds_of(Run const& run) {
-  auto const begin = std::chrono::steady_clock::now();
-  run();
-  std::chrono::duration<double, std::milli> const passed = std::chrono::steady_clock::now() - begin;
-  return passed.count();
-}
-
 /// Measures one case.
 template <typename T>
 void run_host_case(benchmark::State& state, host::Execution const& execution, Shape const& shape,
@@ -219,7 +210,7 @@ void run_host_case(benchmark::State& state, host::Execution const& execution, Sh
 template <typename T>
 void add_host_cases(char const* type, host::Execution const& execution, char const* way,
                     Budget budget) {
-  for (Shape const& shape : kHostShapes) {
+  for (Shape const& shape : host_shapes()) {
     for (Work const work : kAllWork) {
       add_case(case_name(type, shape, work, way), [=](benchmark::State& state) {
         run_host_case<T>(state, execution, shape, work, budget);

@@ -41,30 +41,27 @@ struct PeerAlgorithm {
   std::shared_ptr<Peer> peer;
 };
 
-/// Whether to try an algorithm of cuDNN's. persist_dynamic is compiled for each layer, which takes
-/// seconds. It was never the fastest where more rows share R than these, nor for several rows where
-/// the chip does not hold R (bench/results/cudnn-h200.csv).
-inline bool is_likely(std::string const& algorithm, Case const& c) {
-  constexpr std::int64_t kMostRows16 = 4;
-  constexpr std::int64_t kMostRowsFloat = 32;
-  if (algorithm != "persist_dynamic") return true;
-  bool const sixteen_bits = bytes_of(c.type) == 2;
-  double const hidden_size = static_cast<double>(c.shape.hidden_size);
-  double const weights_bytes =
-      3 * hidden_size * hidden_size * static_cast<double>(bytes_of(c.type));
-  bool const on_chip =
-      weights_bytes < roofline::kMultiprocessors * roofline::kBytesOnMultiprocessor;
-  return c.shape.batch <= (sixteen_bits ? kMostRows16 : kMostRowsFloat) &&
-         (on_chip || c.shape.batch == 1);
+/// Whether cuDNN's persist_dynamic may be its fastest algorithm. It never was where more rows share
+/// R than these, nor for several rows where the chip does not hold R (results/cudnn-h200.csv).
+inline bool may_be_fastest_dynamic(Case const& c) {
+  std::int64_t const most_rows = bytes_of(c.type) == 2 ? 4 : 32;
+  return c.shape.batch <= most_rows &&
+         (c.shape.batch == 1 || roofline::fits_on_chip(c.type, c.shape));
 }
 
-/// The algorithms that can do the layer and, unless all are wanted, are likely to be the fastest.
+/// Whether the settings want an algorithm of cuDNN's for a case.
+inline bool is_wanted(std::string const& algorithm, Settings const& settings, Case const& c) {
+  if (algorithm != "persist_dynamic" || settings.algorithms == "all") return true;
+  return settings.algorithms == "likely" && may_be_fastest_dynamic(c);
+}
+
+/// The algorithms that are wanted and can do the layer.
 inline std::vector<PeerAlgorithm> make_peers(Bench const& bench, Case const& c,
                                              PeerWeights const& weights) {
   std::vector<PeerAlgorithm> peers;
   if (bench.peer == nullptr) return peers;
   for (std::string const& name : bench.peer->algorithms()) {
-    if (!bench.settings.all_algorithms && !is_likely(name, c)) continue;
+    if (!is_wanted(name, bench.settings, c)) continue;
     try {
       peers.push_back({name, bench.peer->make(name, c.type, c.shape, weights)});
     } catch (std::exception const&) {  // the algorithm refuses the layer

@@ -184,7 +184,10 @@ int run(int argc, char** argv) {
   int const multiprocessors = describe_device(table);
   std::unique_ptr<PeerLibrary> const peer =
       settings.peer ? make_cudnn(device.execution().stream) : nullptr;
-  if (peer != nullptr) table.note("cuDNN", peer->version());
+  if (peer != nullptr) {
+    table.note("cuDNN", peer->version());
+    table.note("cuDNN's algorithms", settings.algorithms);
+  }
   if (settings.peer && peer == nullptr) {
     std::fprintf(stderr, "%s: built without cuDNN: there are no rows of it\n", argv[0]);
   }

@@ -411,7 +411,8 @@ LINES = [
 
 
 def ratio_chart(plt, rows):
-    """cuDNN's time over ours for each of the shapes; a panel a type and kind of work."""
+    """cuDNN's time over ours for each of the shapes; a panel a type and kind of work. Bars: the
+    fastest way of each; circles: both enqueued plainly."""
     works = [work for work in WORKS if cases_of(rows, "shapes", work)]
     kinds = unique(row.type for row in rows if row.suite == "shapes")
     if not any(row.library == "cudnn" and row.suite == "shapes" for row in rows):
@@ -428,12 +429,15 @@ def ratio_chart(plt, rows):
                 if ratio is not None:
                     color = "tab:green" if ratio > 1 else "tab:red"
                     axis.bar(i, ratio - 1, bottom=1, color=color)
+                plain = case.ratio("cudnn", "plain", "plain") if case else None
+                if plain is not None:
+                    axis.plot(i, plain, "o", mfc="none", color="black", ms=4)
             axis.set_yscale("log")
             ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
             axis.set_yticks(ticks, map(str, ticks))
             axis.minorticks_off()
             axis.axhline(1, color="black", lw=0.8)
-            axis.set_title(f"{kind}, {work}", fontsize=10)
+            axis.set_title(f"{kind}, {work}  (bars: fastest ways, circles: plain calls)", fontsize=10)
             axis.set_ylabel("cuDNN / ours")
             axis.grid(axis="y", alpha=0.25)
             labels = [f"{name}  N{N} C{C} H{H}" for name, N, C, H in shapes]
@@ -468,6 +472,7 @@ def sweep_chart(plt, rows, suite, along, across):
             axis.set_yscale("log")
             axis.set_title(f"{kind}, {across} = {value}", fontsize=10)
             axis.set_xlabel(along)
+            axis.xaxis.set_major_formatter("{x:.0f}")
             axis.set_ylabel("us a step")
             axis.grid(which="both", alpha=0.2)
     axes[0][0].legend(fontsize=7)

@@ -57,6 +57,16 @@ inline double multiply_us(Type type, double rows, double hidden_size, double mul
   return us;
 }
 
+inline double weights_bytes(Type type, Shape const& shape) {
+  auto const hidden_size = static_cast<double>(shape.hidden_size);
+  return 3 * hidden_size * hidden_size * static_cast<double>(bytes_of(type));
+}
+
+/// Whether the chip's shared memory and registers hold R.
+inline bool fits_on_chip(Type type, Shape const& shape) {
+  return weights_bytes(type, shape) <= kMultiprocessors * kBytesOnMultiprocessor;
+}
+
 /// One way of spreading R: over `blocks` multiprocessors, in at most `groups` copies.
 struct Spread {
   double blocks;
@@ -86,25 +96,24 @@ inline double floor_us_per_step(Type type, Shape const& shape) {
   auto const C = static_cast<double>(shape.input_size);
   auto const H = static_cast<double>(shape.hidden_size);
   auto const bytes = static_cast<double>(bytes_of(type));
-  double const weights_bytes = 3 * H * H * bytes;
+  double const R = weights_bytes(type, shape);
 
   // Through L2: 0.51 us for 4 KB a block, 0.73 us for 64 KB; groups of the whole chip or parts of
   // it.
-  double const groups_that_fit =
-      std::max(1.0, kMultiprocessors * kBytesOnMultiprocessor / weights_bytes);
+  double const groups_that_fit = std::max(1.0, kMultiprocessors * kBytesOnMultiprocessor / R);
   double recurrence = 1e9;
   for (double groups = 1; groups <= std::min(groups_that_fit, 16.0); groups *= 2) {
     Spread const grid{kMultiprocessors / groups, groups, 0.495, 3.7e-6};
     recurrence = std::min(recurrence, recurrence_us(type, shape, grid));
   }
   // Between shared memories: 15 clusters of 8 or 7 of 16 fit at once.
-  if (weights_bytes <= 8 * kBytesOnMultiprocessor) {
+  if (R <= 8 * kBytesOnMultiprocessor) {
     recurrence = std::min(recurrence, recurrence_us(type, shape, {8, 15, 0.19, 26e-6}));
   }
-  if (weights_bytes <= 16 * kBytesOnMultiprocessor) {
+  if (R <= 16 * kBytesOnMultiprocessor) {
     recurrence = std::min(recurrence, recurrence_us(type, shape, {16, 7, 0.22, 30e-6}));
   }
-  double const beside_chip = weights_bytes - kMultiprocessors * kBytesOnMultiprocessor;
+  double const beside_chip = R - kMultiprocessors * kBytesOnMultiprocessor;
   if (beside_chip > 0) recurrence = std::max(recurrence, beside_chip / kL2BytesPerUs);
 
   double const flops = 2 * 3 * H * (C + H) * N;

@@ -23,7 +23,7 @@ struct Settings {
   std::regex shapes{".*"};
   bool all_engines = false;
   bool peer = true;
-  bool all_algorithms = false;  ///< of the peer
+  std::string algorithms = "likely";  ///< which of the peer's
   bool errors = true;
   bool roofline = false;
   bool list = false;
@@ -41,8 +41,8 @@ inline constexpr char const* kSettingsHelp = R"(flags of gru_bench (default in p
   --shape=REGEX    shapes whose whole name matches (.*)
   --engines=WHICH  chosen: what the policy takes; all: every engine that can run (chosen)
   --peer=WHICH     cudnn or none (cudnn)
-  --algorithms=WHICH  likely: of cuDNN's, not persist_dynamic, which takes seconds to compile, where
-                   it never was the fastest; all: that too (likely)
+  --algorithms=WHICH  of cuDNN's: all; likely: persist_dynamic, which takes seconds to compile for
+                   each layer, only where it may be the fastest; precompiled: without it (likely)
   --errors=WHICH   on or off: compare with float64 (on)
   --rounds=N       repeats, unless --seconds runs short (20)
   --seconds=S      time for everything; what does not fit is left out, and named (no limit)
@@ -101,7 +101,10 @@ inline bool read_setting(std::string const& argument, Settings& s) {
   if (name == "--way") return read_list(value, {"plain", "graph"}, s.ways);
   if (name == "--engines") return read_choice(value, "chosen", "all", s.all_engines);
   if (name == "--peer") return read_choice(value, "none", "cudnn", s.peer);
-  if (name == "--algorithms") return read_choice(value, "likely", "all", s.all_algorithms);
+  if (name == "--algorithms") {
+    s.algorithms = value;
+    return contains({"all", "likely", "precompiled"}, value);
+  }
   if (name == "--errors") return read_choice(value, "off", "on", s.errors);
   if (name == "--rounds") return read_positive(value, s.rounds);
   if (name == "--seconds") return read_positive(value, s.seconds);

@@ -121,9 +121,9 @@ class Contest {
     }
   }
 
-  /// Adds the peer's algorithms, but those that a trial over the first steps shows to be three
-  /// times slower than its best.
+  /// Adds the two of the peer's algorithms that are the fastest in a trial over some steps.
   void add_peers(std::vector<PeerAlgorithm> const& peers) {
+    constexpr std::size_t kFinalists = 2;
     std::vector<Trial> trials;
     for (PeerAlgorithm const& algorithm : peers) {
       try {
@@ -132,13 +132,10 @@ class Contest {
         static_cast<void>(cudaGetLastError());
       }
     }
-    constexpr double kHopeless = 3;
-    for (Trial const& trial : trials) {
-      bool const hopeless = std::any_of(trials.begin(), trials.end(), [&](Trial const& other) {
-        return trial.milliseconds > kHopeless * other.milliseconds;
-      });
-      if (!hopeless) add_peer_run(trial);
-    }
+    std::sort(trials.begin(), trials.end(),
+              [](Trial const& a, Trial const& b) { return a.milliseconds < b.milliseconds; });
+    if (trials.size() > kFinalists) trials.erase(trials.begin() + kFinalists, trials.end());
+    for (Trial const& trial : trials) add_peer_run(trial);
   }
 
   /// Times all that were added, and writes the table's lines.
@@ -228,21 +225,26 @@ class Contest {
     return {e.h, e.dx, e.dkernel, e.drecurrent_kernel, e.dbias, e.drecurrent_bias, e.dh0};
   }
 
+  /// Compares the algorithm's first steps with float64, and times more of them.
   Trial try_peer(PeerAlgorithm const& algorithm) {
+    constexpr std::int64_t kTrialSteps = 200;
     Trial trial{algorithm};
-    std::int64_t const steps = std::min(case_.shape.steps, kErrorSteps);
-    std::unique_ptr<PeerRun> const run = algorithm.peer->bind(steps, data_.peer_tensors());
+    PeerTensors const tensors = data_.peer_tensors();
     Work const whole = work_ == Work::kBackward ? Work::kTrainingStep : work_;
-    algorithm.peer->clear_weight_gradients();
-    run->enqueue(whole);
-    bench_.device.wait();
     if (auto const meter = meter_of({})) {
+      auto const first_steps = algorithm.peer->bind(meter->problem().steps, tensors);
+      algorithm.peer->clear_weight_gradients();
+      first_steps->enqueue(whole);
       if (goes_backward(work_)) {
         algorithm.peer->read_weight_gradients(data_.peer_weight_gradients());
       }
       trial.errors = errors_of(*meter);
     }
-    trial.milliseconds = bench_.device.time([&] { run->enqueue(work_); });
+    auto const run = algorithm.peer->bind(std::min(case_.shape.steps, kTrialSteps), tensors);
+    run->enqueue(whole);
+    auto const time_once = [&] { return bench_.device.time([&] { run->enqueue(work_); }); };
+    trial.milliseconds = time_once();
+    trial.milliseconds = std::min(trial.milliseconds, time_once());
     return trial;
   }
 

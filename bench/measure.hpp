@@ -129,8 +129,8 @@ inline std::vector<Timing> race(std::vector<Racer> const& racers, RaceLimits con
       std::size_t const i = (turn + static_cast<std::size_t>(round)) % racers.size();
       if (!dropped[i]) milliseconds[i].push_back(racers[i].run_once());
     }
-    if (round + 1 == 3) drop_slow(1.3);
-    if (round + 1 == 8) drop_slow(1);
+    if (round + 1 == 2) drop_slow(1.1);
+    if (round + 1 == 5) drop_slow(1);
   }
   std::vector<Timing> timings;
   for (auto& times : milliseconds) timings.push_back(summarize(std::move(times)));

@@ -36,6 +36,7 @@ class Layer:
         exact = object.__new__(Layer)
         exact.gru = torch.nn.GRU(self.gru.input_size, self.gru.hidden_size).to("cuda", torch.float64)
         exact.gru.load_state_dict(self.gru.state_dict())
+        exact.gru.flatten_parameters()
         for name in ("x", "h0", "dh", "dfinal_state"):
             tensor = getattr(self, name)
             steps = tensor[:ERROR_STEPS] if name in ("x", "dh") else tensor
@@ -67,8 +68,11 @@ def errors(layer, work):
     """In the order of gru_bench's columns: h, dx, dkernel, drecurrent_kernel, biases, dh0."""
     outputs = layer.first_steps().run(work)
     exact = layer.first_steps_in_double().run(work)
-    return [f"{float((a.double() - b).abs().max() / b.abs().max()):.2e}"
-            for a, b in zip(outputs, exact)]
+    found = []
+    for output, reference in zip(outputs, exact):
+        difference = output.detach().double() - reference.detach()
+        found.append(f"{float(difference.abs().max() / reference.detach().abs().max()):.2e}")
+    return found
 
 
 def time_once(layer, work):

@@ -15,11 +15,12 @@
 namespace gru::test {
 
 /// A cluster that waits for more bytes than anyone sends: every wait expires.
-struct Starved : detail::ClusterShape<8, 2, 0> {
-  static constexpr int kOperands = detail::ClusterShape<8, 2, 0>::kOperands + 128;
+using Fed = detail::ClusterShape<__half, 8, 2, 2, 0>;
+struct Starved : Fed {
+  static constexpr int kOperands = Fed::kOperands + 128;
 
   static constexpr int shared_bytes(int tiles) {
-    return detail::ClusterShape<8, 2, 0>::shared_bytes(tiles) + tiles * 2 * 128;
+    return Fed::shared_bytes(tiles) + tiles * 2 * 128;
   }
 };
 
@@ -45,12 +46,11 @@ TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
   auto const h = zeros();
   auto const workspace = zeros();
 
-  detail::ClusterForward<__half> pass;
-  pass.layer.batch = kBatch;
-  pass.layer.hidden = kHidden;
-  pass.layer.schedule.steps = kSteps;
-  pass.packed_weights = reinterpret_cast<__half*>(packed->data());
-  pass.last_step = kSteps;
+  detail::RecurrentForward<__half> pass;
+  pass.batch = kBatch;
+  pass.hidden = kHidden;
+  pass.steps = kSteps;
+  pass.is_last = true;
   pass.p = reinterpret_cast<float*>(p->data());
   pass.state = reinterpret_cast<float*>(state->data());
   pass.operand = reinterpret_cast<__half*>(operand->data());
@@ -58,8 +58,11 @@ TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
   pass.h_rows = detail::dense_rows(kBatch, kHidden);
   pass.status = reinterpret_cast<std::uint32_t*>(workspace->data());
   pass.most_polls = 100;
+  pass.derive();
+  auto const* const weights = reinterpret_cast<__half const*>(packed->data());
 
-  auto* const kernel = &detail::cluster_forward_kernel<__half, Starved, true>;
+  auto* const kernel =
+      &detail::cluster_forward_kernel<__half, detail::Multiplication::kDirect, Starved, true>;
   int const bytes = Starved::shared_bytes(1);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "the kernel's shared memory");
@@ -69,7 +72,7 @@ TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
   check_cuda(cudaEventCreate(&begin), "an event");
   check_cuda(cudaEventCreate(&end), "an event");
   check_cuda(cudaEventRecord(begin), "an event");
-  check_cuda(cudaLaunchKernelEx(&launch.config, kernel, pass), "the launch");
+  check_cuda(cudaLaunchKernelEx(&launch.config, kernel, pass, weights, 1), "the launch");
   check_cuda(cudaEventRecord(end), "an event");
   CHECK_THROWS_AS(gru::check({workspace->data(), kBytes}, nullptr), DeviceError);
 

@@ -31,6 +31,19 @@ GRU_HOST_DEVICE A sigmoid(A x) {
   return A(1) / (A(1) + exp(-x));
 }
 
+/// sigmoid(x) and its complement.
+template <typename A>
+struct Sigmoids {
+  A on;   ///< sigmoid(x)
+  A off;  ///< sigmoid(-x)
+};
+
+/// Both at once, for value types that have a cheaper way to them and overload this.
+template <typename A>
+GRU_HOST_DEVICE Sigmoids<A> sigmoids(A x) {
+  return {sigmoid(x), sigmoid(-x)};
+}
+
 /// Pre-activations where the reset gate acts after the product (1406.1078v1).
 template <typename A>
 GRU_HOST_DEVICE Gates<A> reset_after(Gates<A> p, Gates<A> q) {
@@ -55,7 +68,8 @@ GRU_HOST_DEVICE A reset_state(A a_r, A s) {
 template <typename A>
 GRU_HOST_DEVICE A new_state(A a_z, A a_g, A s) {
   using std::tanh;
-  return sigmoid(a_z) * s + sigmoid(-a_z) * tanh(a_g);
+  Sigmoids<A> const z = sigmoids(a_z);
+  return z.on * s + z.off * tanh(a_g);
 }
 
 /// Zoneout: w * c + (1 - w) * s, where w is the mask (training) or 1 - rate (inference).

@@ -23,14 +23,17 @@ ForwardPass<T>::ForwardPass(Problem const& problem) : problem_{problem} {
   bool const has_code = detail::has_code_for_device();
   double const stepwise_us = detail::predict_stepwise<T>(problem_, false);
   Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
-  Candidate cluster = detail::cluster_candidate<T>(problem_, facts, has_code);
+  std::vector<Candidate> candidates;
   using Engines = detail::EngineMaker<detail::ForwardEngine<T>>;
   Engines engines{problem_, facts};
-  if constexpr (sizeof(T) == 2) {
-    engines.template make<detail::ClusterForwardEngine<T>>(cluster);
-  }
   engines.template make<detail::StepwiseForward<T>>(stepwise);
-  decision_ = engines.decide({stepwise, cluster, detail::host_candidate_on_device()}, engine_);
+  candidates.push_back(stepwise);
+  if constexpr (!std::is_same_v<T, double>) {
+    detail::consider_recurrence<detail::ClusterRecurrence<T>>(engines, candidates, problem_, facts,
+                                                              has_code);
+  }
+  candidates.push_back(detail::host_candidate_on_device());
+  decision_ = engines.decide(std::move(candidates), engine_);
 }
 
 template <typename T>

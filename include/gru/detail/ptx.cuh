@@ -31,6 +31,29 @@ __device__ inline Words4 load_shared_16(std::uint32_t address) {
   return v;
 }
 
+/// A pair of floats of shared memory, aligned to 8.
+__device__ inline float2 load_shared_pair(std::uint32_t address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
+  return v;
+}
+
+__device__ inline float load_shared(std::uint32_t address) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+
+__device__ inline void store_shared_pair(std::uint32_t address, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(first), "f"(second)
+               : "memory");
+}
+
+/// Keeps a value in a register, where the compiler would compute it again and again.
+__device__ inline void keep(std::uint32_t& value) {
+  asm volatile("" : "+r"(value));
+}
+
 /// A byte of global memory. The load is not waited for where it stands, but where it is used.
 __device__ inline std::uint32_t load_byte(std::uint8_t const* from) {
   std::uint32_t value;
@@ -143,11 +166,13 @@ __device__ inline void expect_bytes(std::uint32_t barrier, std::uint32_t bytes) 
                : "memory");
 }
 
-/// Whether the phase of this parity is complete; may take a while to say no.
+/// Whether the phase of this parity is complete; may take a while to say no. What a transaction
+/// barrier counted is seen by the block once the barrier says so: an acquire at the cluster's scope
+/// would drop the L1 cache as well, in every step.
 __device__ inline bool is_complete(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done;
   asm volatile(
-      "{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; "
+      "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
       "selp.u32 %0, 1, 0, p; }"
       : "=r"(done)
       : "r"(barrier), "r"(parity)
@@ -155,12 +180,19 @@ __device__ inline bool is_complete(std::uint32_t barrier, std::uint32_t parity) 
   return done != 0;
 }
 
-/// Stores 4 bytes in a block of the cluster and counts them at its barrier; both are cluster
+/// Stores 4 or 8 bytes in a block of the cluster and counts them at its barrier; both are cluster
 /// addresses.
 __device__ inline void store_async(std::uint32_t to, std::uint32_t value, std::uint32_t barrier) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
       "r"(value), "r"(barrier)
+      : "memory");
+}
+__device__ inline void store_async(std::uint32_t to, uint2 value, std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+          to),
+      "r"(value.x), "r"(value.y), "r"(barrier)
       : "memory");
 }
 

@@ -34,10 +34,11 @@ struct RecurrentForward {
   std::int64_t first_time = 0;  // least time index of the chunk
   int steps = 0;                // of the chunk
   bool reverse = false;
-  bool is_last = false;                 // whether the chunk ends the pass
-  float const* p = nullptr;             // [steps, N, 3H] x W
-  std::uint8_t const* flags = nullptr;  // [steps, N, flags_pitch] see step_flags, or null
-  std::int64_t flags_pitch = 0;
+  bool is_last = false;                  // whether the chunk ends the pass
+  float const* p = nullptr;              // [steps, N, 3H] x W
+  std::uint32_t const* flags = nullptr;  // as FlagLayout says, or null
+  int flag_phase = 0;
+  int flag_pairs = 0;
 
   float* state = nullptr;  // [N, H] carried, in and out
   T* operand = nullptr;    // [N, H] the state as it multiplies R, in and out
@@ -52,8 +53,30 @@ struct RecurrentForward {
   std::uint32_t* status = nullptr;  // set where a wait expired
   std::uint32_t most_polls = 0;     // of one wait
 
-  /// The time index of the chunk's i-th step.
-  __device__ std::int64_t time(int i) const { return first_time + (reverse ? steps - 1 - i : i); }
+  // Derived from the above, so that no step computes it: bytes from the row of a step to that of
+  // the next one done, and where the gates z, r, g begin in a row.
+  std::int64_t p_step = 0;
+  std::int64_t h_step = 0;
+  std::int64_t reserve_step = 0;
+  int p_gate[3] = {};
+  int reserve_gate[3] = {};
+
+  void derive() {
+    std::int64_t const N = batch;
+    std::int64_t const H = hidden;
+    std::int64_t const sign = reverse ? -1 : 1;
+    p_step = sign * N * 3 * H * static_cast<std::int64_t>(sizeof(float));
+    h_step = sign * h_rows.step * static_cast<std::int64_t>(sizeof(T));
+    reserve_step = sign * N * 4 * H * static_cast<std::int64_t>(sizeof(T));
+    std::int64_t const positions[3] = {columns.z, columns.r, GateColumns::g};
+    for (int gate = 0; gate < 3; ++gate) {
+      p_gate[gate] = static_cast<int>(positions[gate] * H * static_cast<int>(sizeof(float)));
+      reserve_gate[gate] = static_cast<int>(positions[gate] * H * static_cast<int>(sizeof(T)));
+    }
+  }
+
+  /// Where the chunk begins among its rows.
+  __device__ int first_row() const { return reverse ? steps - 1 : 0; }
 };
 
 /// Two values of a 16-bit T in one word.
@@ -83,8 +106,8 @@ __device__ void store_units(T* to, float const (&values)[kUnits], bool wide, boo
   if (kUnits == 2 && has_second) to[1] = together.value[kUnits - 1];
 }
 
-/// What a lane needs of the outside for one step of one row: the input product, by the position of
-/// the gates in the weights, and the flags.
+/// What a lane needs of the outside for one step of one row: the input product for the gates z, r,
+/// g, and the flags.
 template <int kUnits>
 struct StepInput {
   float p[3][kUnits];
@@ -97,65 +120,61 @@ struct StepInput {
 /// will read itself, so that no barrier is needed.
 ///
 /// A lane finishes kUnits units, from `unit` on, of the rows first_row + kRowStride * tile, for the
-/// tiles of its block.
+/// tiles that it has.
 template <typename T, int kUnits, int kLanes, int kRowStride>
 class InputRing {
  public:
   static constexpr int kStages = 4;  // steps under way or in use
   static constexpr int kGateBytes = kLanes * kUnits * 4;
-  static constexpr int kTileBytes = 3 * kGateBytes + kLanes * 4;
+  static constexpr int kTileBytes = 3 * kGateBytes;
+  static constexpr int kFlagBytes = kLanes * 4;  // of four steps
 
-  static constexpr int shared_bytes(int tiles) { return kStages * tiles * kTileBytes; }
+  GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
+    return tiles * (kStages * kTileBytes + 2 * kFlagBytes);
+  }
 
-  /// `shared` is the ring, aligned to 16 bytes, at generic and shared address; `lane` counts the
-  /// block's lanes that finish rows.
+  /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
+  /// the block's lanes that finish rows; `most_tiles` is `tiles` of the lane that has most.
   __device__ InputRing(RecurrentForward<T> const& pass, std::byte* shared, int lane, int first_row,
-                       int tiles, int unit)
+                       int tiles, int most_tiles, int unit)
       : pass_{pass},
-        values_{shared + lane * kUnits * 4},
-        flags_{shared + 3 * kGateBytes + lane * 4},
+        shared_{ptx::shared_address(shared)},
+        lane_{lane},
         first_row_{first_row},
-        tiles_{tiles},
-        unit_{unit} {
-    std::int64_t const row =
-        (pass.reverse ? pass.steps - 1 : 0) * std::int64_t{pass.batch} + first_row;
-    next_p_ = pass.p + row * 3 * pass.hidden + unit;
-    next_flags_ =
-        pass.flags == nullptr ? nullptr : pass.flags + row * pass.flags_pitch + unit / 8 * 4;
+        tiles_{unit < pass.hidden ? tiles : 0},
+        stage_bytes_{most_tiles * kTileBytes},
+        flag_bytes_{most_tiles * kFlagBytes},
+        odd_{kUnits == 1 ? unit % 2 : 0} {
+    std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + first_row;
+    next_p_ = reinterpret_cast<std::byte const*>(pass.p + row * 3 * pass.hidden + unit);
+    next_flags_ = pass.flags + std::int64_t{first_row} * pass.flag_pairs + unit / 2;
+    pair_ = kUnits == 1 ? 1 : pass.hidden % 2 == 0 ? 2 : unit + 1 < pass.hidden ? 3 : 1;
+    ptx::keep(shared_);
     for (int i = 0; i < kStages - 1; ++i) fetch(i);
   }
 
-  /// Starts the fetch of the chunk's i-th step, the next one; every lane calls it in each step.
+  /// Begins the fetch of the chunk's i-th step, the next one; every lane calls it in each step.
   __device__ void fetch(int i) {
-    int const H = pass_.hidden;
-    if (i < pass_.steps && unit_ < H) {
-      std::uint32_t const to = i % kStages * tiles_ * kTileBytes;
-      std::uint32_t const values = ptx::shared_address(values_) + to;
-      std::uint32_t const flags = ptx::shared_address(flags_) + to;
-      bool const wide = kUnits == 2 && H % 2 == 0;
-      float const* p = next_p_;
-      std::uint8_t const* f = next_flags_;
-      for (int tile = 0; tile < tiles_ && first_row_ + tile * kRowStride < pass_.batch; ++tile) {
-#pragma unroll
-        for (int gate = 0; gate < 3; ++gate) {
-          std::uint32_t const at = values + tile * kTileBytes + gate * kGateBytes;
-          if (wide) {
-            ptx::copy_async<8>(at, p + gate * H);
-          } else {
-            ptx::copy_async<4>(at, p + gate * H);
-            if (kUnits == 2 && unit_ + 1 < H) ptx::copy_async<4>(at + 4, p + gate * H + 1);
-          }
+    if (i < pass_.steps) {
+      std::uint32_t const to = shared_ + i % kStages * stage_bytes_;
+      std::byte const* p = next_p_;
+      int n = first_row_;
+#pragma unroll 1
+      for (int tile = 0; tile < tiles_ && n < pass_.batch; ++tile) {
+        std::uint32_t const at = to + tile * kTileBytes + lane_ * (4 * kUnits);
+        if (pair_ == 2) {
+          fetch_gates<8>(at, p);
+        } else {
+          fetch_gates<4>(at, p);
+          if (pair_ == 3) fetch_gates<4>(at + 4, p + 4);
         }
-        p += kRowStride * 3 * H;
-        if (f != nullptr) {
-          ptx::copy_async<4>(flags + tile * kTileBytes, f);
-          f += kRowStride * pass_.flags_pitch;
-        }
+        p += kRowStride * 3 * sizeof(float) * pass_.hidden;
+        n += kRowStride;
       }
+      next_p_ += pass_.p_step;
+      bool const begins_quad = i == 0 || ((pass_.flag_phase + i) & 3) == 0;
+      if (pass_.flags != nullptr && begins_quad) fetch_flags(i);
     }
-    std::int64_t const rows = pass_.reverse ? -std::int64_t{pass_.batch} : pass_.batch;
-    next_p_ += rows * 3 * H;
-    if (next_flags_ != nullptr) next_flags_ += rows * pass_.flags_pitch;
     ptx::commit_copies();
   }
 
@@ -167,147 +186,191 @@ class InputRing {
   /// The chunk's i-th step of a tile, which must have arrived.
   __device__ StepInput<kUnits> read(int i, int tile) const {
     StepInput<kUnits> input;
-    int const from = (i % kStages * tiles_ + tile) * kTileBytes;
+    std::uint32_t const from = shared_ + i % kStages * stage_bytes_ + tile * kTileBytes;
+    std::uint32_t const at = from + lane_ * (4 * kUnits);
 #pragma unroll
     for (int gate = 0; gate < 3; ++gate) {
-      std::byte const* const at = values_ + from + gate * kGateBytes;
       if constexpr (kUnits == 2) {
-        float2 const pair = *reinterpret_cast<float2 const*>(at);
+        float2 const pair = ptx::load_shared_pair(at + gate * kGateBytes);
         input.p[gate][0] = pair.x;
         input.p[gate][1] = pair.y;
       } else {
-        input.p[gate][0] = *reinterpret_cast<float const*>(at);
+        input.p[gate][0] = ptx::load_shared(at + gate * kGateBytes);
       }
     }
-    input.flags = flags(from, tile);
+    // Without a branch: a step must not wait here for the flags to arrive.
+    int const at_step = pass_.flag_phase + i;
+    std::uint32_t const word = __float_as_uint(ptx::load_shared(flags_at(at_step / 4, tile)));
+    bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
+    std::uint32_t const own = of_units(word >> at_step % 4 * 8);
+    input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
     return input;
   }
 
  private:
-  __device__ std::uint32_t flags(int from, int tile) const {
-    if (first_row_ + tile * kRowStride >= pass_.batch) return 0;
-    if (pass_.flags == nullptr) return step_flags::kPlain;
-    std::uint32_t const word = *reinterpret_cast<std::uint32_t const*>(flags_ + from);
-    std::uint32_t const both = word >> (unit_ / 2 % 4 * 8) & 255;
-    if constexpr (kUnits == 2) return both;
-    // A lane of one unit reads the bits of the first.
-    constexpr std::uint32_t kOfRow = step_flags::kIsActive | step_flags::kClearsState;
-    return (both & kOfRow) |
-           (both >> (unit_ & 1) & (step_flags::kTakesNew | step_flags::kKeepsOperand));
+  template <int kBytes>
+  __device__ void fetch_gates(std::uint32_t at, std::byte const* p) const {
+#pragma unroll
+    for (int gate = 0; gate < 3; ++gate) {
+      ptx::copy_async<kBytes>(at + gate * kGateBytes, p + pass_.p_gate[gate]);
+    }
+  }
+
+  /// Two quads have room: that in use and the next one.
+  __device__ std::uint32_t flags_at(int quad, int tile) const {
+    return shared_ + kStages * stage_bytes_ + quad % 2 * flag_bytes_ + tile * kFlagBytes +
+           lane_ * 4;
+  }
+
+  __device__ void fetch_flags(int i) {
+    std::uint32_t const* from = next_flags_;
+    int n = first_row_;
+#pragma unroll 1
+    for (int tile = 0; tile < tiles_ && n < pass_.batch; ++tile) {
+      ptx::copy_async<4>(flags_at((pass_.flag_phase + i) / 4, tile), from);
+      from += kRowStride * std::int64_t{pass_.flag_pairs};
+      n += kRowStride;
+    }
+    next_flags_ += std::int64_t{pass_.batch} * pass_.flag_pairs;
+  }
+
+  /// A lane of one unit gets the bits of a first one.
+  __device__ std::uint32_t of_units(std::uint32_t flags) const {
+    if constexpr (kUnits == 2) return flags;
+    constexpr std::uint32_t kOfUnit = step_flags::kTakesNew | step_flags::kKeepsOperand;
+    return (flags >> odd_ & kOfUnit) | (flags & (step_flags::kIsActive | step_flags::kClearsState));
   }
 
   RecurrentForward<T> const& pass_;
-  std::byte* values_;
-  std::byte* flags_;
+  std::uint32_t shared_;
+  int lane_;
   int first_row_;
-  int tiles_;
-  int unit_;
-  float const* next_p_;
-  std::uint8_t const* next_flags_;
+  int tiles_;  // that need inputs
+  int stage_bytes_;
+  int flag_bytes_;
+  int odd_;   // of a lane with one unit: whether it is the second of a pair
+  int pair_;  // how a pair is fetched: 1 the first alone, 2 as one, 3 one by one
+  std::byte const* next_p_;
+  std::uint32_t const* next_flags_;
 };
 
 /// A step's results for a lane's units of one row.
 template <int kUnits>
 struct StepResult {
   float h[kUnits];
-  float operand[kUnits];     // what multiplies R in the next step
-  float reserve[4][kUnits];  // by the reserve's blocks
+  float operand[kUnits];  // what multiplies R in the next step
+  cell::Gates<float> a[kUnits];
+  float q_g[kUnits];
 };
 
-/// A lane that finishes kUnits neighbouring units, from `unit` on, of any rows. V is the value type
-/// of the cell's formulas.
-template <typename T, int kUnits, typename V>
+/// A lane that finishes kUnits neighbouring units, from `unit` on, of the rows first_row +
+/// kRowStride * tile. V is the value type of the cell's formulas.
+template <typename T, int kUnits, int kRowStride, typename V>
 class ForwardLane {
  public:
-  __device__ ForwardLane(RecurrentForward<T> const& pass, int unit) : pass_{pass}, unit_{unit} {
+  __device__ ForwardLane(RecurrentForward<T> const& pass, int first_row, int unit)
+      : pass_{pass}, first_row_{first_row}, unit_{unit} {
     int const H = pass.hidden;
     auto const of = [&](T const* bias, std::int64_t position, int e) {
       return bias != nullptr && unit + e < H ? convert<float>(bias[position * H + unit + e]) : 0.0f;
     };
+    GateColumns const columns = pass.columns;
     for (int e = 0; e < kUnits; ++e) {
-      for (int gate = 0; gate < 2; ++gate) {
-        bias_[gate][e] = of(pass.bias, gate, e) + of(pass.recurrent_bias, gate, e);
-      }
-      bias_[2][e] = of(pass.bias, 2, e);
-      recurrent_bias_g_[e] = of(pass.recurrent_bias, 2, e);
+      bias_[e] = {of(pass.bias, columns.z, e) + of(pass.recurrent_bias, columns.z, e),
+                  of(pass.bias, columns.r, e) + of(pass.recurrent_bias, columns.r, e),
+                  of(pass.bias, columns.g, e)};
+      recurrent_bias_g_[e] = of(pass.recurrent_bias, columns.g, e);
     }
+    std::int64_t const t = pass.first_time + pass.first_row();
+    h_ = pass.h + pass.h_rows.at(t, first_row) + unit;
+    reserve_ = pass.reserve + (t * pass.batch + first_row) * 4 * H + unit;
   }
 
   __device__ bool has(int e) const { return unit_ + e < pass_.hidden; }
 
-  /// The carried state of row n before the chunk.
-  __device__ void load(int n, float (&state)[kUnits]) const {
+  /// The carried state of a tile's row before the chunk.
+  __device__ void load(int tile, float (&state)[kUnits]) const {
+    int const n = first_row_ + tile * kRowStride;
     for (int e = 0; e < kUnits; ++e) {
       bool const inside = n < pass_.batch && has(e);
       state[e] = inside ? pass_.state[std::int64_t{n} * pass_.hidden + unit_ + e] : 0.0f;
     }
   }
 
-  /// Does a step: `sums` are s R by the gates' positions, unscaled and without bias. Units and rows
+  /// Does a step: `sums` are s R for the gates z, r, g, unscaled and without bias. Units and rows
   /// beyond the layer keep a state of 0.
   __device__ StepResult<kUnits> finish(float const (&sums)[3][kUnits],
                                        StepInput<kUnits> const& input,
                                        float (&state)[kUnits]) const {
     using namespace step_flags;
     StepResult<kUnits> result;
-    bool const z_first = pass_.columns.z == 0;
     float const scale = pass_.recurrent_scale;
 #pragma unroll
     for (int e = 0; e < kUnits; ++e) {
-      float const first = sums[0][e] * scale;
-      float const second = sums[1][e] * scale;
-      float const p_first = input.p[0][e] + bias_[0][e];
-      float const p_second = input.p[1][e] + bias_[1][e];
+      cell::Gates<V> const p{V{input.p[0][e] + bias_[e].z}, V{input.p[1][e] + bias_[e].r},
+                             V{input.p[2][e] + bias_[e].g}};
       float const q_g = sums[2][e] * scale + recurrent_bias_g_[e];
-      cell::Gates<V> const p{V{z_first ? p_first : p_second}, V{z_first ? p_second : p_first},
-                             V{input.p[2][e] + bias_[2][e]}};
-      cell::Gates<V> const q{V{z_first ? first : second}, V{z_first ? second : first}, V{q_g}};
+      cell::Gates<V> const q{V{sums[0][e] * scale}, V{sums[1][e] * scale}, V{q_g}};
       V const s{state[e]};
       cell::Gates<V> const a = cell::reset_after(p, q);
-      V new_state = cell::new_state(a.z, a.g, s);
-      if (pass_.has_zoneout) {
-        float const weight = (input.flags & kTakesNew << e) != 0 ? pass_.new_weight : 0.0f;
-        new_state = cell::zoneout(new_state, s, V{weight});
-      }
+      V const updated = cell::new_state(a.z, a.g, s);
+      float const weight = (input.flags & kTakesNew << e) != 0 ? pass_.new_weight : 0.0f;
+      V const zoned_out = cell::zoneout(updated, s, V{weight});
+      // A selection: a branch would keep the units from overlapping.
+      float const new_state = static_cast<float>(pass_.has_zoneout ? zoned_out : updated);
       bool const does = input.is_active() && has(e);
-      if (does) state[e] = static_cast<float>(new_state);
-      result.h[e] = does ? state[e] : 0.0f;
-      result.operand[e] =
-          (input.flags & kKeepsOperand << e) != 0 ? state[e] * pass_.operand_scale : 0.0f;
-      result.reserve[0][e] = static_cast<float>(z_first ? a.z : a.r);
-      result.reserve[1][e] = static_cast<float>(z_first ? a.r : a.z);
-      result.reserve[2][e] = static_cast<float>(a.g);
-      result.reserve[3][e] = q_g;
+      state[e] = does ? new_state : state[e];
+      result.h[e] = does ? new_state : 0.0f;
+      bool const keeps = (input.flags & kKeepsOperand << e) != 0;
+      result.operand[e] = keeps ? state[e] * pass_.operand_scale : 0.0f;
+      result.a[e] = {static_cast<float>(a.z), static_cast<float>(a.r), static_cast<float>(a.g)};
+      result.q_g[e] = q_g;
     }
     return result;
   }
 
-  /// Writes what the caller sees of the step at time index t; then clears the state where the next
-  /// step begins an episode.
-  __device__ void write(StepResult<kUnits> const& result, StepInput<kUnits> const& input,
-                        std::int64_t t, int n, float (&state)[kUnits]) const {
-    std::int64_t const H = pass_.hidden;
+  /// Writes what the caller sees of the step; then clears the state where the next step begins an
+  /// episode.
+  __device__ void write(StepResult<kUnits> const& result, StepInput<kUnits> const& input, int tile,
+                        float (&state)[kUnits]) const {
     bool const has_second = has(kUnits - 1);
-    if (n < pass_.batch && has(0)) {
+    std::int64_t const rows = std::int64_t{tile} * kRowStride;
+    if (has(0) && first_row_ + tile * kRowStride < pass_.batch) {
       if (pass_.h != nullptr) {
-        store_units(pass_.h + pass_.h_rows.at(t, n) + unit_, result.h, pass_.wide_h, has_second);
+        store_units(h_ + rows * pass_.h_rows.sample, result.h, pass_.wide_h, has_second);
       }
       if (pass_.reserve != nullptr && input.is_active()) {
-        T* const row = pass_.reserve + (t * pass_.batch + n) * 4 * H + unit_;
+        float blocks[4][kUnits];
+        for (int e = 0; e < kUnits; ++e) {
+          blocks[0][e] = result.a[e].z;
+          blocks[1][e] = result.a[e].r;
+          blocks[2][e] = result.a[e].g;
+          blocks[3][e] = result.q_g[e];
+        }
+        T* const row = reserve_ + rows * 4 * pass_.hidden;
 #pragma unroll
         for (int block = 0; block < 4; ++block) {
-          store_units(row + block * H, result.reserve[block], pass_.wide_reserve, has_second);
+          int const at = block < 3 ? pass_.reserve_gate[block < 3 ? block : 0]
+                                   : 3 * pass_.hidden * static_cast<int>(sizeof(T));
+          T* const to = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(row) + at);
+          store_units(to, blocks[block], pass_.wide_reserve, has_second);
         }
       }
     }
-    if ((input.flags & step_flags::kClearsState) != 0) {
-      for (int e = 0; e < kUnits; ++e) state[e] = 0;
-    }
+    bool const clears = (input.flags & step_flags::kClearsState) != 0;
+    for (int e = 0; e < kUnits; ++e) state[e] = clears ? 0.0f : state[e];
   }
 
-  /// Leaves row n for the next chunk or, after the last step of the pass, for the caller.
-  __device__ void leave(StepResult<kUnits> const& result, int n,
+  /// Goes on to the next step, after the last tile of one.
+  __device__ void advance() {
+    h_ = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(h_) + pass_.h_step);
+    reserve_ = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(reserve_) + pass_.reserve_step);
+  }
+
+  /// Leaves a tile's row for the next chunk or, after the last step of the pass, for the caller.
+  __device__ void leave(StepResult<kUnits> const& result, int tile,
                         float const (&state)[kUnits]) const {
+    int const n = first_row_ + tile * kRowStride;
     if (n >= pass_.batch) return;
     for (int e = 0; e < kUnits && has(e); ++e) {
       std::int64_t const at = std::int64_t{n} * pass_.hidden + unit_ + e;
@@ -319,16 +382,18 @@ class ForwardLane {
     }
   }
 
-  /// After a wait that expired: NaN is all that comes out from here on.
-  __device__ static void poison(StepResult<kUnits>& result, float (&state)[kUnits]) {
-    float const nan = __int_as_float(0x7fffffff);
-    for (int e = 0; e < kUnits; ++e) result.h[e] = result.operand[e] = state[e] = nan;
+  /// After a wait that expired: every step from here on gives NaN.
+  __device__ void poison() {
+    for (int e = 0; e < kUnits; ++e) recurrent_bias_g_[e] = __int_as_float(0x7fffffff);
   }
 
  private:
   RecurrentForward<T> const& pass_;
+  int first_row_;
   int unit_;
-  float bias_[3][kUnits];
+  T* h_;
+  T* reserve_;
+  cell::Gates<float> bias_[kUnits];
   float recurrent_bias_g_[kUnits];
 };
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
@@ -25,6 +27,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 ///     using Value = T;
 ///     Recurrence(Problem const&, DeviceFacts const&);      throws only where CUDA fails
 ///     static constexpr Engine kEngine;
+///     static constexpr int kLeastComputeCapability;        90 for 9.0
 ///     std::string const& obstacle() const;                 why it cannot run, or empty
 ///     double step_us() const;                              predicted, without the input product
 ///     void lay_out(Carver&, Scratch&) const;               carves what it needs of the workspace
@@ -50,32 +53,6 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
                 return input_product<T>(p, steps, facts, plan.most_product_workspace);
               }};
     product_workspace_ = input_.workspace_bytes();
-  }
-
-  /// The engine as a candidate. Throws only where CUDA fails.
-  static Candidate candidate(Problem const& p, DeviceFacts const& facts, bool has_code,
-                             int least_compute_capability) {
-    Candidate candidate;
-    candidate.engine = Recurrence::kEngine;
-    if (facts.compute_capability < least_compute_capability) {
-      candidate.reason = "needs compute capability " +
-                         std::to_string(least_compute_capability / 10) + '.' +
-                         std::to_string(least_compute_capability % 10);
-    } else if (!has_code) {
-      candidate.reason = "built without code for the device";
-    } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
-      candidate.reason = "counts steps in 32 bits";
-    } else {
-      Recurrence const recurrence{p, facts};
-      candidate.can_run = recurrence.obstacle().empty();
-      candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
-      if (candidate.can_run) {
-        candidate.predicted_us =
-            kRecurrenceStartUs +
-            static_cast<double>(p.steps) * (recurrence.step_us() + predict_input_product<T>(p));
-      }
-    }
-    return candidate;
   }
 
   std::size_t workspace_bytes() const override {
@@ -105,11 +82,12 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       pass.steps = static_cast<int>(chunks_.size_of(chunk));
       pass.is_last = chunk == chunks_.count - 1;
       if (has_flags) {
-        std::int64_t const quads = pass.steps / 4 + 2;
-        launch_elementwise(step_flags_kernel<T>, execution.stream, quads * p.batch,
-                           pass.flags_pitch, layer, pass.first_time, std::int64_t{pass.steps},
-                           pass.flags_pitch, buffers.flags);
+        FlagLayout const layout{pass.first_time, pass.steps, pass.flag_pairs, masks.first_time,
+                                pass.reverse};
+        launch_elementwise(step_flags_kernel<T>, execution.stream, layout.quads() * p.batch,
+                           layout.pairs, layer, layout, buffers.flags);
         pass.flags = buffers.flags;
+        pass.flag_phase = layout.phase();
       }
       input_.of(chunks_, chunk)
           .run(execution, 1, tensors.x + x_rows.at(pass.first_time, 0), weights.kernel, 0,
@@ -121,10 +99,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
  private:
   struct Buffers {
     std::uint32_t* status = nullptr;
-    float* p = nullptr;             // [chunk, N, 3H] x W
-    std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
-    float* state = nullptr;         // [N, H] carried
-    T* operand = nullptr;           // [N, H] the state as it multiplies R
+    float* p = nullptr;              // [chunk, N, 3H] x W
+    std::uint32_t* flags = nullptr;  // see FlagLayout
+    float* state = nullptr;          // [N, H] carried
+    T* operand = nullptr;            // [N, H] the state as it multiplies R
     typename Recurrence::Scratch scratch;
     void* product_workspace = nullptr;
   };
@@ -135,7 +113,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     Buffers buffers;
     buffers.status = carver.take<std::uint32_t>(1);
     buffers.p = carver.take<float>(chunk_steps * N * 3 * H);
-    buffers.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
+    buffers.flags = carver.take<std::uint32_t>(most_flag_words(chunk_steps, N, H));
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
     recurrence_.lay_out(carver, buffers.scratch);
@@ -163,7 +141,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     if (masks.zoneout_expected) pass.new_weight = static_cast<float>(masks.zoneout.keep);
     pass.reverse = layer.schedule.reverse;
     pass.p = buffers.p;
-    pass.flags_pitch = step_flags::pitch(p.hidden_size);
+    pass.flag_pairs = static_cast<int>((p.hidden_size + 1) / 2);
     pass.state = buffers.state;
     pass.operand = buffers.operand;
     pass.h = tensors.h;
@@ -182,6 +160,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     pass.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
     pass.status = buffers.status;
     pass.most_polls = kMostPolls;
+    pass.derive();
     return pass;
   }
 
@@ -194,6 +173,42 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
   PerChunk<Product> input_;
   std::size_t product_workspace_ = 0;
 };
+
+/// An engine of persistent kernels as a candidate. Throws only where CUDA fails.
+template <typename Recurrence>
+Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool has_code) {
+  constexpr int kLeast = Recurrence::kLeastComputeCapability;
+  Candidate candidate;
+  candidate.engine = Recurrence::kEngine;
+  if (facts.compute_capability < kLeast) {
+    candidate.reason = "needs compute capability " + std::to_string(kLeast / 10) + '.' +
+                       std::to_string(kLeast % 10);
+  } else if (!has_code) {
+    candidate.reason = "built without code for the device";
+  } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
+    candidate.reason = "counts steps in 32 bits";
+  } else {
+    Recurrence const recurrence{p, facts};
+    candidate.can_run = recurrence.obstacle().empty();
+    candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
+    if (candidate.can_run) {
+      double const step_us =
+          recurrence.step_us() + predict_input_product<typename Recurrence::Value>(p);
+      candidate.predicted_us = kRecurrenceStartUs + static_cast<double>(p.steps) * step_us;
+    }
+  }
+  return candidate;
+}
+
+/// Adds the engine of a Recurrence to the candidates and, where it can run, to the engines.
+template <typename Recurrence>
+void consider_recurrence(EngineMaker<ForwardEngine<typename Recurrence::Value>>& engines,
+                         std::vector<Candidate>& candidates, Problem const& p,
+                         DeviceFacts const& facts, bool has_code) {
+  Candidate candidate = recurrence_candidate<Recurrence>(p, facts, has_code);
+  engines.template make<RecurrenceForwardEngine<Recurrence>>(candidate);
+  candidates.push_back(std::move(candidate));
+}
 
 }  // namespace GRU_DEVICE_NAMESPACE
 }  // namespace gru::detail

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include <cuda_bf16.h>
@@ -34,10 +35,10 @@ enum class Multiplication {
   kSplit,   // floats as sums of two TF32 values: three products, float's accuracy (3xTF32)
 };
 
-/// 16-bit types and TF32 forgive the approximate functions; float does not.
-template <typename T, Multiplication multiplication>
-using CellValue = std::conditional_t<sizeof(T) == 2 || multiplication == Multiplication::kDirect,
-                                     Approximate, float>;
+/// How good the cell's functions are. H200, H 512, N 64, half: 11 bits instead of 22 save 0.1 us a
+/// step.
+template <typename T>
+using CellValue = Approximate<sizeof(T) == 2 ? 11 : 22>;
 
 template <typename T>
 inline constexpr int kDepthBlock = 64 / static_cast<int>(sizeof(T));  // units
@@ -56,8 +57,8 @@ __device__ constexpr int fragment_column(int value) {
 }
 
 /// The order in which the lanes of all warps hold R: for each rank (of a block among those that
-/// share R), each warp, each of the warp's depth blocks, each m (a group's gate), and each of the
-/// depth block's two mma's, 32 lanes of 16 bytes.
+/// share R), each warp, each of the warp's depth blocks, each m (a group's gate z, r or g), and
+/// each of the depth block's two mma's, 32 lanes of 16 bytes.
 struct PackedOrder {
   int ranks = 0;
   int warps = 0;        // of a block
@@ -71,8 +72,6 @@ struct PackedOrder {
     return ((at * 3 * warp_groups + m) * 2 + second) * 32;
   }
   __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
-
-  int block_units() const { return warps / split * warp_groups * kGroupUnits; }
 };
 
 /// R in the packed order, zero beyond H, and with DropConnect's mask applied where on. With
@@ -94,7 +93,8 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
   int const block = next(order.depth);
   int const warp = next(order.warps);
   int const rank = static_cast<int>(rest);
-  int const position = m % 3;
+  int const gate = m % 3;
+  std::int64_t const position = gate == 0 ? columns.z : gate == 1 ? columns.r : GateColumns::g;
   int const group = warp / order.split * order.warp_groups + m / 3;
   int const block_units = order.warps / order.split * order.warp_groups * kGroupUnits;
   int const unit = rank * block_units + group * kGroupUnits + lane / 4 * 2;
@@ -120,13 +120,38 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
   }
 }
 
-/// An operand as the tensor cores take it: what a lane sends to the others.
+template <typename T>
+std::int64_t packed_values(PackedOrder const& order) {
+  return order.fragments() * (16 / static_cast<int>(sizeof(T)));
+}
+
+/// Enqueues the packing.
+template <typename T>
+void pack_weights(cudaStream_t stream, LayerView<T> const& layer, WeightView const& view,
+                  PackedOrder const& order, bool rounds, T const* weights, T* packed) {
+  auto const blocks = static_cast<unsigned>((order.fragments() + 255) / 256);
+  pack_weights_kernel<T><<<blocks, 256, 0, stream>>>(layer.masks, layer.columns, view, order,
+                                                     rounds, weights, packed);
+  GRU_CUDA_TRY(cudaGetLastError());
+}
+
+/// A value of the state as the tensor cores take it.
 template <typename T, Multiplication multiplication>
-__device__ float as_operand(float value) {
+__device__ T operand_value(float value) {
   if constexpr (std::is_same_v<T, float> && multiplication == Multiplication::kDirect) {
     return ptx::round_to_tf32(value);
   }
-  return value;
+  return convert<T>(value);
+}
+
+/// Two neighbouring values of the state, as their bits.
+template <typename T, Multiplication multiplication>
+__device__ auto operand_words(float const (&values)[2]) {
+  T const pair[2] = {operand_value<T, multiplication>(values[0]),
+                     operand_value<T, multiplication>(values[1])};
+  std::conditional_t<sizeof(T) == 2, std::uint32_t, uint2> words;
+  memcpy(&words, pair, sizeof words);
+  return words;
 }
 
 /// sums += R's fragment times the operand's words b0, b1 (half of a lane's 16 bytes).

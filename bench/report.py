@@ -203,30 +203,66 @@ COMPARISONS = [
 ]
 
 
+def summary_cell(cases, peer, peer_way, way):
+    """The geometric mean of the ratios, the least and its shape, the most."""
+    ratios = {case.first.shape: case.ratio(peer, way, peer_way) for case in cases}
+    ratios = {shape: ratio for shape, ratio in ratios.items() if ratio is not None}
+    if not ratios:
+        return "-"
+    worst = min(ratios, key=ratios.get)
+    return (f"**{geometric_mean(ratios.values()):.2f}** "
+            f"({ratios[worst]:.2f} {worst}, to {max(ratios.values()):.2f})")
+
+
 def summary(rows):
+    kinds = unique(row.type for row in rows if row.suite in SUITES)
     lines = []
     for suite, title in SUITES.items():
         for work in WORKS:
             cases = cases_of(rows, suite, work)
             for peer, peer_way, way, name in COMPARISONS:
-                for kind in unique(key[1] for key in cases):
-                    ratios = [case.ratio(peer, way, peer_way) for key, case in cases.items()
-                              if key[1] == kind]
-                    ratios = [ratio for ratio in ratios if ratio is not None]
-                    if ratios:
-                        lines.append([
-                            f"{title}, {work}", PEER_NAMES[peer], name, kind,
-                            f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}",
-                            f"{max(ratios):.2f}",
-                            f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
-                        ])
+                cells = [summary_cell([case for key, case in cases.items() if key[1] == kind],
+                                      peer, peer_way, way) for kind in kinds]
+                if any(cell != "-" for cell in cells):
+                    lines.append([f"{title}: {work}", PEER_NAMES[peer], name, *cells])
     if not lines:
         return []
-    header = ["what", "peer", "ways", "type", "geometric mean", "least", "most", "ours faster"]
     return ["## Against the peers", "",
             "The peer's time over ours, measured in turns in one process (PyTorch: in another); of "
-            "cuDNN the fastest algorithm of each case. Below 1 ours is slower.", "",
-            *table(header, lines), ""]
+            "cuDNN the fastest algorithm of each case. Geometric mean, the least with its shape, the "
+            "most. Below 1 ours is slower.", "",
+            *table(["what", "peer", "ways", *kinds], lines), ""]
+
+
+def error_cell(cases):
+    """The largest of our errors over cuDNN's, with its shape."""
+    ratios = {}
+    for case in cases:
+        ours, theirs = case.fastest("gru"), case.fastest("cudnn")
+        if ours and theirs and ours.error >= 0 and theirs.error > 0:
+            ratios[case.first.shape] = ours.error / theirs.error
+    if not ratios:
+        return "-"
+    worst = max(ratios, key=ratios.get)
+    above = sum(ratio > 1.25 for ratio in ratios.values())
+    return f"{ratios[worst]:.2f} ({worst}), {above} of {len(ratios)} over 1.25"
+
+
+def errors_summary(rows):
+    kinds = unique(row.type for row in rows if row.suite in SUITES)
+    lines = []
+    for suite, title in SUITES.items():
+        for work in WORKS:
+            cases = cases_of(rows, suite, work)
+            cells = [error_cell([case for key, case in cases.items() if key[1] == kind])
+                     for kind in kinds]
+            if any(cell != "-" for cell in cells):
+                lines.append([f"{title}: {work}", *cells])
+    if not lines:
+        return []
+    return ["## Errors beside cuDNN's", "",
+            "Our error against float64 over that of cuDNN's fastest algorithm: the largest, with its "
+            "shape.", "", *table(["what", *kinds], lines), ""]
 
 
 def timing_text(row):
@@ -383,6 +419,7 @@ def markdown(results):
     lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in results.context.items()]
     lines += [""]
     lines += summary(results.rows)
+    lines += errors_summary(results.rows)
     for suite in SUITES:
         for work in WORKS:
             lines += suite_section(results.rows, suite, work)

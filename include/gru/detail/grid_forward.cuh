@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gru/detail/grid_forward_kernel.cuh>
+#include <gru/detail/recurrence_engine.cuh>
+
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+/// A shape of the grid kernel for one T, as the engine sees it.
+template <typename T>
+struct GridKernel {
+  int units = 0;        // the largest H
+  int block_units = 0;  // units that a block computes
+  int threads = 0;
+  int tile_bytes = 0;      // of the exchange
+  double one_tile_us = 0;  // a step where each group has one tile
+  double tile_us = 0;      // a step, for each of several tiles
+  double base_us = 0;      // and beside them
+  PackedOrder (*packed_order)(int ranks) = nullptr;
+  int (*shared_bytes)(int tiles) = nullptr;
+  void (*start)(GridForward<T>) = nullptr;
+  void (*forward)(GridForward<T>) = nullptr;
+
+  template <typename Shape>
+  static GridKernel of(double one_tile_us, double base_us, double tile_us) {
+    GridKernel kernel;
+    kernel.units = Shape::kUnits;
+    kernel.block_units = Shape::kBlockUnits;
+    kernel.threads = Shape::kThreads;
+    kernel.tile_bytes = Shape::kTile;
+    kernel.one_tile_us = one_tile_us;
+    kernel.base_us = base_us;
+    kernel.tile_us = tile_us;
+    kernel.packed_order = &Shape::packed_order;
+    kernel.shared_bytes = &Shape::shared_bytes;
+    kernel.start = &start_exchange_kernel<Shape>;
+    kernel.forward = &grid_forward_kernel<Shape>;
+    return kernel;
+  }
+
+  int ranks(std::int64_t hidden) const {
+    return static_cast<int>((hidden + block_units - 1) / block_units);
+  }
+
+  /// All shapes for a precision.
+  static std::vector<GridKernel> all(Precision precision) {
+    constexpr Multiplication kDirect = Multiplication::kDirect;
+    if constexpr (sizeof(T) == 2) {
+      return {of<GridShape<T, kDirect, 1, 4>>(1.3, 0.8, 0.4),
+              of<GridShape<T, kDirect, 2, 4>>(1.5, 0.8, 0.6),
+              of<GridShape<T, kDirect, 1, 6>>(1.6, 0.8, 0.5),
+              of<GridShape<T, kDirect, 1, 8>>(1.9, 0.8, 0.7)};
+    } else if (precision == Precision::kTf32) {
+      return of_float<kDirect>(1);
+    } else if (precision == Precision::kFp32) {
+      return of_float<Multiplication::kSplit>(2);
+    }
+    return {};
+  }
+
+ private:
+  template <Multiplication multiplication>
+  static std::vector<GridKernel> of_float(double products) {
+    return {of<GridShape<T, multiplication, 2, 4>>(1.5 * products, 0.8, 0.6 * products),
+            of<GridShape<T, multiplication, 1, 8>>(1.9 * products, 0.8, 0.7 * products)};
+  }
+};
+
+/// How the blocks of a device share the batch.
+struct GridPlan {
+  int ranks = 0;   // blocks of a group
+  int groups = 0;  // of a launch; 0 where not even one fits on the device
+  int tiles = 0;   // of a group
+  std::int64_t launches = 0;
+};
+
+/// A cooperative launch. The attribute must outlive the configuration that points to it.
+struct CooperativeLaunch {
+  cudaLaunchAttribute attribute = {};
+  cudaLaunchConfig_t config = {};
+
+  CooperativeLaunch(cudaStream_t stream, int blocks, int threads, int shared_bytes) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  CooperativeLaunch(CooperativeLaunch const&) = delete;
+  CooperativeLaunch& operator=(CooperativeLaunch const&) = delete;
+};
+
+/// Asks the device how many blocks fit, forms as many groups of them as the batch has use for, and
+/// gives each as few tiles as it can.
+template <typename T>
+GridPlan plan_grid(GridKernel<T> const& kernel, std::int64_t hidden, std::int64_t batch,
+                   DeviceFacts const& facts) {
+  constexpr int kMostTiles = 16;
+  int shared_limit = 0;
+  GRU_CUDA_TRY(
+      cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, facts.device));
+  GridPlan plan;
+  plan.ranks = kernel.ranks(hidden);
+  int most_tiles = kMostTiles;
+  while (most_tiles > 0 && kernel.shared_bytes(most_tiles) > shared_limit) --most_tiles;
+  if (most_tiles == 0) return plan;
+  GRU_CUDA_TRY(cudaFuncSetAttribute(kernel.forward, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    shared_limit));
+  int blocks = 0;  // on a multiprocessor
+  GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &blocks, kernel.forward, kernel.threads,
+      static_cast<std::size_t>(kernel.shared_bytes(most_tiles))));
+  std::int64_t const all_tiles = std::max<std::int64_t>(1, (batch + kTileRows - 1) / kTileRows);
+  std::int64_t const most_groups =
+      std::min<std::int64_t>(blocks * facts.multiprocessors / plan.ranks, all_tiles);
+  if (most_groups == 0) return plan;
+  std::int64_t const of_group = (all_tiles + most_groups - 1) / most_groups;
+  plan.launches = (of_group + most_tiles - 1) / most_tiles;
+  plan.tiles = static_cast<int>((of_group + plan.launches - 1) / plan.launches);
+  std::int64_t const of_launch = (all_tiles + plan.launches - 1) / plan.launches;
+  plan.groups = static_cast<int>((of_launch + plan.tiles - 1) / plan.tiles);
+  return plan;
+}
+
+/// The recurrence by groups of blocks that exchange the state through L2: see
+/// grid_forward_kernel.cuh.
+template <typename T>
+class GridRecurrence {
+ public:
+  using Value = T;
+  static constexpr Engine kEngine = Engine::kGrid;
+  static constexpr int kLeastComputeCapability = 80;
+
+  struct Scratch {
+    T* packed_weights = nullptr;
+    std::byte* exchange = nullptr;
+  };
+
+  GridRecurrence(Problem const& p, DeviceFacts const& facts) : problem_{p} {
+    if (p.variant != Variant::kResetAfter) {
+      obstacle_ = "computes the variant that resets after the product";
+      return;
+    }
+    if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
+      obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
+      return;
+    }
+    obstacle_ = "R does not fit on the device: H is " + std::to_string(p.hidden_size);
+    for (GridKernel<T> const& kernel : GridKernel<T>::all(p.precision)) {
+      if (kernel.units < p.hidden_size) continue;
+      GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
+      if (plan.groups == 0) continue;
+      double const us = predict_step(kernel, plan);
+      if (!obstacle_.empty() || us < step_us_) {
+        kernel_ = kernel;
+        plan_ = plan;
+        step_us_ = us;
+      }
+      obstacle_.clear();
+    }
+  }
+
+  std::string const& obstacle() const { return obstacle_; }
+  double step_us() const { return step_us_; }
+
+  void lay_out(Carver& carver, Scratch& scratch) const {
+    if (!obstacle_.empty()) return;
+    scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.packed_order(plan_.ranks)));
+    scratch.exchange = carver.take<std::byte>(exchange_words() * 4);
+  }
+
+  void prepare(cudaStream_t stream, LayerView<T> const& layer, T const* recurrent_kernel,
+               Scratch const& scratch) const {
+    bool const rounds = problem_.precision == Precision::kTf32;
+    pack_weights(stream, layer, recurrent_view<T>(problem_), kernel_.packed_order(plan_.ranks),
+                 rounds, recurrent_kernel, scratch.packed_weights);
+  }
+
+  void run(cudaStream_t stream, RecurrentForward<T> const& steps, Scratch const& scratch) const {
+    GridForward<T> pass;
+    pass.steps = steps;
+    pass.packed_weights = scratch.packed_weights;
+    pass.exchange = scratch.exchange;
+    pass.ranks = plan_.ranks;
+    pass.groups = plan_.groups;
+    pass.tiles = plan_.tiles;
+    auto const start_blocks = static_cast<unsigned>((exchange_words() + 255) / 256);
+    CooperativeLaunch const launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
+                                   kernel_.shared_bytes(plan_.tiles)};
+    for (std::int64_t i = 0; i < plan_.launches; ++i) {
+      pass.first_tile = static_cast<int>(i * plan_.groups * plan_.tiles);
+      kernel_.start<<<start_blocks, 256, 0, stream>>>(pass);
+      GRU_CUDA_TRY(cudaGetLastError());
+      GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, kernel_.forward, pass));
+    }
+  }
+
+ private:
+  static double predict_step(GridKernel<T> const& kernel, GridPlan const& plan) {
+    double const one =
+        plan.tiles == 1 ? kernel.one_tile_us : kernel.base_us + plan.tiles * kernel.tile_us;
+    return static_cast<double>(plan.launches) * one;
+  }
+
+  std::int64_t exchange_words() const {
+    return std::int64_t{kSlots} * plan_.groups * plan_.tiles * kernel_.tile_bytes / 4;
+  }
+
+  Problem problem_;
+  GridKernel<T> kernel_;
+  GridPlan plan_;
+  double step_us_ = 0;
+  std::string obstacle_;
+};
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

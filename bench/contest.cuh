@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -121,9 +122,8 @@ class Contest {
     }
   }
 
-  /// Adds the two of the peer's algorithms that are the fastest in a trial over some steps.
+  /// Adds the peer's algorithms that come near the fastest in a trial over some steps.
   void add_peers(std::vector<PeerAlgorithm> const& peers) {
-    constexpr std::size_t kFinalists = 2;
     std::vector<Trial> trials;
     for (PeerAlgorithm const& algorithm : peers) {
       try {
@@ -134,8 +134,7 @@ class Contest {
     }
     std::sort(trials.begin(), trials.end(),
               [](Trial const& a, Trial const& b) { return a.milliseconds < b.milliseconds; });
-    if (trials.size() > kFinalists) trials.erase(trials.begin() + kFinalists, trials.end());
-    for (Trial const& trial : trials) add_peer_run(trial);
+    for (std::size_t i = 0; i < trials.size() && goes_on(trials, i); ++i) add_peer_run(trials[i]);
   }
 
   /// Times all that were added, and writes the table's lines.
@@ -220,6 +219,19 @@ class Contest {
     return meter;
   }
 
+  static constexpr std::int64_t kTrialSteps = 200;
+
+  /// Whether trial i of these, the fastest first, is worth timing over all steps. In long runs what
+  /// a call costs by itself weighs little, and two are enough.
+  bool goes_on(std::vector<Trial> const& trials, std::size_t i) const {
+    constexpr double kNear = 1.3;
+    constexpr double kLongMilliseconds = 5;
+    double const fastest = trials.front().milliseconds;
+    auto const steps = static_cast<double>(case_.shape.steps);
+    bool const is_long = fastest * steps / std::min<double>(steps, kTrialSteps) > kLongMilliseconds;
+    return trials[i].milliseconds < kNear * fastest && (i < 2 || !is_long);
+  }
+
   std::vector<double> errors_of(ErrorMeter<T> const& meter) const {
     Errors const e = meter.compare(data_, work_);
     return {e.h, e.dx, e.dkernel, e.drecurrent_kernel, e.dbias, e.drecurrent_bias, e.dh0};
@@ -227,7 +239,6 @@ class Contest {
 
   /// Compares the algorithm's first steps with float64, and times more of them.
   Trial try_peer(PeerAlgorithm const& algorithm) {
-    constexpr std::int64_t kTrialSteps = 200;
     Trial trial{algorithm};
     PeerTensors const tensors = data_.peer_tensors();
     Work const whole = work_ == Work::kBackward ? Work::kTrainingStep : work_;

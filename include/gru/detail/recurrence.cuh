@@ -34,11 +34,10 @@ struct RecurrentForward {
   std::int64_t first_time = 0;  // least time index of the chunk
   int steps = 0;                // of the chunk
   bool reverse = false;
-  bool is_last = false;                  // whether the chunk ends the pass
-  float const* p = nullptr;              // [steps, N, 3H] x W
-  std::uint32_t const* flags = nullptr;  // as FlagLayout says, or null
-  int flag_phase = 0;
-  int flag_pairs = 0;
+  bool is_last = false;                 // whether the chunk ends the pass
+  float const* p = nullptr;             // [steps, N, 3H] x W
+  std::uint8_t const* flags = nullptr;  // [steps, N, flags_pitch] see step_flags, or null
+  std::int64_t flags_pitch = 0;
 
   float* state = nullptr;  // [N, H] carried, in and out
   T* operand = nullptr;    // [N, H] the state as it multiplies R, in and out
@@ -56,6 +55,7 @@ struct RecurrentForward {
   // Derived from the above, so that no step computes it: bytes from the row of a step to that of
   // the next one done, and where the gates z, r, g begin in a row.
   std::int64_t p_step = 0;
+  std::int64_t flags_step = 0;
   std::int64_t h_step = 0;
   std::int64_t reserve_step = 0;
   int p_gate[3] = {};
@@ -66,6 +66,7 @@ struct RecurrentForward {
     std::int64_t const H = hidden;
     std::int64_t const sign = reverse ? -1 : 1;
     p_step = sign * N * 3 * H * static_cast<std::int64_t>(sizeof(float));
+    flags_step = sign * N * flags_pitch;
     h_step = sign * h_rows.step * static_cast<std::int64_t>(sizeof(T));
     reserve_step = sign * N * 4 * H * static_cast<std::int64_t>(sizeof(T));
     std::int64_t const positions[3] = {columns.z, columns.r, GateColumns::g};
@@ -126,11 +127,10 @@ class InputRing {
  public:
   static constexpr int kStages = 4;  // steps under way or in use
   static constexpr int kGateBytes = kLanes * kUnits * 4;
-  static constexpr int kTileBytes = 3 * kGateBytes;
-  static constexpr int kFlagBytes = kLanes * 4;  // of four steps
+  static constexpr int kTileBytes = 3 * kGateBytes + kLanes * 4;
 
   GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
-    return tiles * (kStages * kTileBytes + 2 * kFlagBytes);
+    return kStages * tiles * kTileBytes;
   }
 
   /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
@@ -143,11 +143,10 @@ class InputRing {
         first_row_{first_row},
         tiles_{unit < pass.hidden ? tiles : 0},
         stage_bytes_{most_tiles * kTileBytes},
-        flag_bytes_{most_tiles * kFlagBytes},
-        odd_{kUnits == 1 ? unit % 2 : 0} {
+        flag_shift_{unit / 2 % 4 * 8 + unit % 2} {
     std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + first_row;
     next_p_ = reinterpret_cast<std::byte const*>(pass.p + row * 3 * pass.hidden + unit);
-    next_flags_ = pass.flags + std::int64_t{first_row} * pass.flag_pairs + unit / 2;
+    next_flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
     pair_ = kUnits == 1 ? 1 : pass.hidden % 2 == 0 ? 2 : unit + 1 < pass.hidden ? 3 : 1;
     ptx::keep(shared_);
     for (int i = 0; i < kStages - 1; ++i) fetch(i);
@@ -158,6 +157,7 @@ class InputRing {
     if (i < pass_.steps) {
       std::uint32_t const to = shared_ + i % kStages * stage_bytes_;
       std::byte const* p = next_p_;
+      std::uint8_t const* flags = next_flags_;
       int n = first_row_;
 #pragma unroll 1
       for (int tile = 0; tile < tiles_ && n < pass_.batch; ++tile) {
@@ -168,12 +168,15 @@ class InputRing {
           fetch_gates<4>(at, p);
           if (pair_ == 3) fetch_gates<4>(at + 4, p + 4);
         }
+        if (pass_.flags != nullptr) {
+          ptx::copy_async<4>(to + tile * kTileBytes + 3 * kGateBytes + lane_ * 4, flags);
+          flags += kRowStride * pass_.flags_pitch;
+        }
         p += kRowStride * 3 * sizeof(float) * pass_.hidden;
         n += kRowStride;
       }
       next_p_ += pass_.p_step;
-      bool const begins_quad = i == 0 || ((pass_.flag_phase + i) & 3) == 0;
-      if (pass_.flags != nullptr && begins_quad) fetch_flags(i);
+      next_flags_ += pass_.flags_step;
     }
     ptx::commit_copies();
   }
@@ -199,10 +202,8 @@ class InputRing {
       }
     }
     // Without a branch: a step must not wait here for the flags to arrive.
-    int const at_step = pass_.flag_phase + i;
-    std::uint32_t const word = __float_as_uint(ptx::load_shared(flags_at(at_step / 4, tile)));
+    std::uint32_t const own = flags_of(from + 3 * kGateBytes + lane_ * 4);
     bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
-    std::uint32_t const own = of_units(word >> at_step % 4 * 8);
     input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
     return input;
   }
@@ -216,29 +217,13 @@ class InputRing {
     }
   }
 
-  /// Two quads have room: that in use and the next one.
-  __device__ std::uint32_t flags_at(int quad, int tile) const {
-    return shared_ + kStages * stage_bytes_ + quad % 2 * flag_bytes_ + tile * kFlagBytes +
-           lane_ * 4;
-  }
-
-  __device__ void fetch_flags(int i) {
-    std::uint32_t const* from = next_flags_;
-    int n = first_row_;
-#pragma unroll 1
-    for (int tile = 0; tile < tiles_ && n < pass_.batch; ++tile) {
-      ptx::copy_async<4>(flags_at((pass_.flag_phase + i) / 4, tile), from);
-      from += kRowStride * std::int64_t{pass_.flag_pairs};
-      n += kRowStride;
-    }
-    next_flags_ += std::int64_t{pass_.batch} * pass_.flag_pairs;
-  }
-
   /// A lane of one unit gets the bits of a first one.
-  __device__ std::uint32_t of_units(std::uint32_t flags) const {
-    if constexpr (kUnits == 2) return flags;
+  __device__ std::uint32_t flags_of(std::uint32_t address) const {
+    std::uint32_t const word = __float_as_uint(ptx::load_shared(address)) >> flag_shift_;
+    if constexpr (kUnits == 2) return word;
     constexpr std::uint32_t kOfUnit = step_flags::kTakesNew | step_flags::kKeepsOperand;
-    return (flags >> odd_ & kOfUnit) | (flags & (step_flags::kIsActive | step_flags::kClearsState));
+    constexpr std::uint32_t kOfRow = step_flags::kIsActive | step_flags::kClearsState;
+    return (word & kOfUnit) | (word << (flag_shift_ & 1) & kOfRow);
   }
 
   RecurrentForward<T> const& pass_;
@@ -247,11 +232,10 @@ class InputRing {
   int first_row_;
   int tiles_;  // that need inputs
   int stage_bytes_;
-  int flag_bytes_;
-  int odd_;   // of a lane with one unit: whether it is the second of a pair
+  int flag_shift_;
   int pair_;  // how a pair is fetched: 1 the first alone, 2 as one, 3 one by one
   std::byte const* next_p_;
-  std::uint32_t const* next_flags_;
+  std::uint8_t const* next_flags_;
 };
 
 /// A step's results for a lane's units of one row.

@@ -82,12 +82,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       pass.steps = static_cast<int>(chunks_.size_of(chunk));
       pass.is_last = chunk == chunks_.count - 1;
       if (has_flags) {
-        FlagLayout const layout{pass.first_time, pass.steps, pass.flag_pairs, masks.first_time,
-                                pass.reverse};
-        launch_elementwise(step_flags_kernel<T>, execution.stream, layout.quads() * p.batch,
-                           layout.pairs, layer, layout, buffers.flags);
+        launch_step_flags(execution.stream, layer, pass.first_time, pass.steps, buffers.flags);
         pass.flags = buffers.flags;
-        pass.flag_phase = layout.phase();
       }
       input_.of(chunks_, chunk)
           .run(execution, 1, tensors.x + x_rows.at(pass.first_time, 0), weights.kernel, 0,
@@ -99,10 +95,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
  private:
   struct Buffers {
     std::uint32_t* status = nullptr;
-    float* p = nullptr;              // [chunk, N, 3H] x W
-    std::uint32_t* flags = nullptr;  // see FlagLayout
-    float* state = nullptr;          // [N, H] carried
-    T* operand = nullptr;            // [N, H] the state as it multiplies R
+    float* p = nullptr;             // [chunk, N, 3H] x W
+    std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
+    float* state = nullptr;         // [N, H] carried
+    T* operand = nullptr;           // [N, H] the state as it multiplies R
     typename Recurrence::Scratch scratch;
     void* product_workspace = nullptr;
   };
@@ -113,7 +109,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     Buffers buffers;
     buffers.status = carver.take<std::uint32_t>(1);
     buffers.p = carver.take<float>(chunk_steps * N * 3 * H);
-    buffers.flags = carver.take<std::uint32_t>(most_flag_words(chunk_steps, N, H));
+    buffers.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
     recurrence_.lay_out(carver, buffers.scratch);
@@ -141,7 +137,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     if (masks.zoneout_expected) pass.new_weight = static_cast<float>(masks.zoneout.keep);
     pass.reverse = layer.schedule.reverse;
     pass.p = buffers.p;
-    pass.flag_pairs = static_cast<int>((p.hidden_size + 1) / 2);
+    pass.flags_pitch = step_flags::pitch(p.hidden_size);
     pass.state = buffers.state;
     pass.operand = buffers.operand;
     pass.h = tensors.h;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <gru/detail/device.cuh>
@@ -9,7 +10,7 @@
 
 /// What the options say of each step, gathered before a persistent kernel runs, so that its steps
 /// draw no masks and look up neither lengths nor episode starts: two neighbouring units of a row
-/// read a byte a step, a word for four steps.
+/// read a byte a step.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -23,33 +24,12 @@ inline constexpr std::uint32_t kIsActive = 16;     // the row does this step
 inline constexpr std::uint32_t kClearsState = 32;  // the next step begins an episode
 inline constexpr std::uint32_t kPlain = 0b011111;  // without options
 
-}  // namespace step_flags
-
-/// Where the flags of a chunk of steps lie: words [quads, N, pairs] for pairs of units. A quad is
-/// the steps whose zoneout draws share a call, in the order in which they are done; the chunk's
-/// i-th step is byte (phase + i) % 4 of quad (phase + i) / 4.
-struct FlagLayout {
-  std::int64_t first_time = 0;  // least time index of the chunk
-  std::int64_t steps = 0;
-  std::int64_t pairs = 0;
-  std::int64_t offset = 0;  // added to the time index where zoneout is drawn
-  bool reverse = false;
-
-  /// The time index of the chunk's i-th step.
-  GRU_HOST_DEVICE std::int64_t time(std::int64_t i) const {
-    return first_time + (reverse ? steps - 1 - i : i);
-  }
-  GRU_HOST_DEVICE int phase() const {
-    int const first = static_cast<int>((offset + time(0)) % 4);
-    return reverse ? 3 - first : first;
-  }
-  GRU_HOST_DEVICE std::int64_t quads() const { return (phase() + steps + 3) / 4; }
-};
-
-/// Words of the flags of a chunk, at most.
-inline std::int64_t most_flag_words(std::int64_t steps, std::int64_t batch, std::int64_t hidden) {
-  return (steps + 6) / 4 * batch * ((hidden + 1) / 2);
+/// Bytes of a row's flags: one for two units, in whole words.
+inline std::int64_t pitch(std::int64_t hidden) {
+  return (hidden + 7) / 8 * 4;
 }
+
+}  // namespace step_flags
 
 /// Whether a run needs flags at all.
 inline bool needs_flags(Schedule const& schedule, Masks const& masks) {
@@ -57,50 +37,95 @@ inline bool needs_flags(Schedule const& schedule, Masks const& masks) {
          masks.recurrent_dropout.on;
 }
 
-/// Writes a chunk's flags; a thread serves one word.
+/// The flags of one row in four steps: what all of its units share, bits kIsActive and
+/// kClearsState.
+struct RowFlags {
+  std::uint32_t step[4];
+};
+
+/// A word (8 units) of a row's flags for four steps, from time index `first` on; steps outside
+/// [begin, end) are left alone.
 template <typename T>
-GRU_KERNEL void step_flags_kernel(LayerView<T> layer, FlagLayout layout, std::uint32_t* flags) {
-  Schedule const& schedule = layer.schedule;
+__device__ void write_flags(LayerView<T> const& layer, std::int64_t first, std::int64_t begin,
+                            std::int64_t end, std::int64_t n, int column, RowFlags const& row,
+                            std::int64_t step_bytes, std::uint8_t* to) {
+  using namespace step_flags;
+  constexpr std::uint32_t kEachPair = 0x01010101;
   Masks const& masks = layer.masks;
-  std::int64_t const N = layer.batch;
-  std::int64_t const H = layer.hidden;
-  bool const draws_zoneout = masks.zoneout.on && masks.zoneout.values == nullptr;
-  for_each_element(layout.quads() * N, layout.pairs, [&](std::int64_t row, std::int64_t pair) {
-    using namespace step_flags;
-    std::int64_t const n = row % N;
-    std::int64_t const first = 4 * (row / N) - layout.phase();  // the quad's first step
-    std::int64_t const inside = first < 0 ? 0 : first;          // one that the chunk has
-    std::uint32_t drawn[2] = {};
-    std::uint32_t keeps_operand = 0;
-    for (int e = 0; e < 2 && 2 * pair + e < H; ++e) {
-      std::int64_t const unit = 2 * pair + e;
-      bool const keeps = masks.template state_factor<float>(n, unit) != 0;
-      keeps_operand |= keeps ? kKeepsOperand << e : 0u;
-      if (draws_zoneout) drawn[e] = masks.zoneout_bits(layout.time(inside), n, unit);
+  bool const draws = masks.zoneout.on && masks.zoneout.values == nullptr;
+  std::uint32_t takes_new[4];
+  for (std::uint32_t& word : takes_new) word = masks.zoneout.on ? 0 : 3 * kTakesNew * kEachPair;
+  std::uint32_t keeps = masks.recurrent_dropout.on ? 0 : 3 * kKeepsOperand * kEachPair;
+#pragma unroll 1
+  for (int i = 0; i < 8 && 8 * column + i < layer.hidden; ++i) {
+    std::int64_t const unit = 8 * column + i;
+    int const at = i / 2 * 8 + i % 2;  // where the unit's bits are in the word
+    if (masks.recurrent_dropout.on) {
+      bool const kept = masks.template state_factor<float>(n, unit) != 0;
+      keeps |= kept ? kKeepsOperand << at : 0u;
     }
-    std::uint32_t word = 0;
+    if (!masks.zoneout.on) continue;
+    std::uint32_t const drawn = draws ? masks.zoneout_bits(first, n, unit) : 0u;
+#pragma unroll
     for (int k = 0; k < 4; ++k) {
-      std::int64_t const i = first + k;
-      if (i < 0 || i >= layout.steps) continue;
-      std::int64_t const t = layout.time(i);
-      bool const active = schedule.is_active(t, n);
-      std::uint32_t value = active ? kIsActive : 0u;
-      for (int e = 0; e < 2 && 2 * pair + e < H; ++e) {
-        bool takes_new = true;
-        if (draws_zoneout) {
-          takes_new = (drawn[e] >> (t + layout.offset) % 4 & 1) != 0;
-        } else if (masks.zoneout.on && active) {
-          takes_new = masks.zoneout.values[masks.zoneout.rows.at(t, n) + 2 * pair + e] != 0;
-        }
-        value |= takes_new ? kTakesNew << e : 0u;
+      bool takes = (drawn >> k & 1) != 0;
+      if (!draws && (row.step[k] & kIsActive) != 0) {
+        takes = masks.zoneout.values[masks.zoneout.rows.at(first + k, n) + unit] != 0;
       }
-      std::int64_t const next = schedule.reverse ? t - 1 : t + 1;
-      bool const has_next = next >= 0 && next < schedule.steps;
-      value |= has_next && schedule.is_cleared(next, n) ? kClearsState : keeps_operand;
-      word |= value << 8 * k;
+      takes_new[k] |= takes ? kTakesNew << at : 0u;
     }
-    flags[row * layout.pairs + pair] = word;
-  });
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (first + k < begin || first + k >= end) continue;
+    bool const clears = (row.step[k] & kClearsState) != 0;
+    std::uint32_t const word = takes_new[k] | (clears ? 0u : keeps) | row.step[k] * kEachPair;
+    *reinterpret_cast<std::uint32_t*>(to + k * step_bytes) = word;
+  }
+}
+
+/// Writes the flags of `steps` steps, from time index `first_time` on: [steps, N, pitch]. A block
+/// serves one row for the (at most) four steps whose zoneout draws share a call.
+template <typename T>
+GRU_KERNEL void step_flags_kernel(LayerView<T> layer, std::int64_t first_time, int steps,
+                                  std::uint8_t* flags) {
+  using namespace step_flags;
+  Schedule const& schedule = layer.schedule;
+  int const N = static_cast<int>(layer.batch);
+  int const words = static_cast<int>((layer.hidden + 7) / 8);
+  std::int64_t const end = first_time + steps;
+  std::int64_t const offset = layer.masks.first_time;
+  int const n = static_cast<int>(blockIdx.x % static_cast<unsigned>(N));
+  std::int64_t const quad = (offset + first_time) / 4 + blockIdx.x / static_cast<unsigned>(N);
+  std::int64_t const first = 4 * quad - offset;
+  RowFlags row = {};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    std::int64_t const t = first + k;
+    if (t < first_time || t >= end) continue;
+    std::int64_t const next = schedule.reverse ? t - 1 : t + 1;
+    bool const has_next = next >= 0 && next < schedule.steps;
+    if (schedule.is_active(t, n)) row.step[k] |= kIsActive;
+    if (has_next && schedule.is_cleared(next, n)) row.step[k] |= kClearsState;
+  }
+  std::int64_t const step_bytes = std::int64_t{N} * words * 4;
+  std::uint8_t* const to = flags + ((first - first_time) * N + n) * words * 4;
+  for (int column = threadIdx.x; column < words; column += blockDim.x) {
+    write_flags(layer, first, first_time, end, n, column, row, step_bytes, to + 4 * column);
+  }
+}
+
+/// Enqueues the kernel.
+template <typename T>
+void launch_step_flags(cudaStream_t stream, LayerView<T> const& layer, std::int64_t first_time,
+                       int steps, std::uint8_t* flags) {
+  std::int64_t const offset = layer.masks.first_time;
+  std::int64_t const quads = (offset + first_time + steps + 3) / 4 - (offset + first_time) / 4;
+  std::int64_t const words = (layer.hidden + 7) / 8;
+  unsigned const threads = static_cast<unsigned>(std::clamp<std::int64_t>(words, 32, 128));
+  step_flags_kernel<T><<<static_cast<unsigned>(quads * layer.batch), threads, 0, stream>>>(
+      layer, first_time, steps, flags);
+  GRU_CUDA_TRY(cudaGetLastError());
 }
 
 }  // namespace GRU_DEVICE_NAMESPACE

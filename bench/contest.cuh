@@ -65,8 +65,10 @@ inline std::vector<PeerAlgorithm> make_peers(Bench const& bench, Case const& c,
     if (!is_wanted(name, bench.settings, c)) continue;
     try {
       peers.push_back({name, bench.peer->make(name, c.type, c.shape, weights)});
-    } catch (std::exception const&) {  // the algorithm refuses the layer
-      static_cast<void>(cudaGetLastError());
+    } catch (PeerRefuses const&) {
+    } catch (std::exception const& error) {
+      std::fprintf(stderr, "%s %s, %s: %s\n", to_string(c.type), c.shape.name.c_str(), name.c_str(),
+                   error.what());
     }
   }
   return peers;
@@ -105,6 +107,7 @@ class Contest {
       };
       try {
         if (meter) {
+          data_.clear_outputs(execution.stream);
           auto const first_steps = layer_of(meter->problem());
           first_steps->enqueue();
           first_steps->check_status();
@@ -128,8 +131,9 @@ class Contest {
     for (PeerAlgorithm const& algorithm : peers) {
       try {
         trials.push_back(try_peer(algorithm));
-      } catch (std::exception const&) {  // the algorithm refuses the work
-        static_cast<void>(cudaGetLastError());
+      } catch (PeerRefuses const&) {
+      } catch (std::exception const& error) {
+        complain(make_record("cudnn", algorithm.name), error);
       }
     }
     std::sort(trials.begin(), trials.end(),
@@ -245,6 +249,7 @@ class Contest {
     if (auto const meter = meter_of({})) {
       auto const first_steps = algorithm.peer->bind(meter->problem().steps, tensors);
       algorithm.peer->clear_weight_gradients();
+      data_.clear_outputs(bench_.device.execution().stream);
       first_steps->enqueue(whole);
       if (goes_backward(work_)) {
         algorithm.peer->read_weight_gradients(data_.peer_weight_gradients());

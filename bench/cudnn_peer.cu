@@ -15,7 +15,12 @@ namespace {
 
 void check(cudnnStatus_t status, char const* what) {
   if (status == CUDNN_STATUS_SUCCESS) return;
-  throw std::runtime_error{std::string{what} + ": " + cudnnGetErrorString(status)};
+  static_cast<void>(cudaGetLastError());  // the status says it all
+  std::string const message = std::string{what} + ": " + cudnnGetErrorString(status);
+  // 3000 to 3999: this one and its kinds.
+  bool const refuses = status / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
+  if (refuses) throw PeerRefuses{message};
+  throw std::runtime_error{message};
 }
 
 /// A descriptor or handle of cuDNN that is created and destroyed by the functions given.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,11 @@
 
 /// cuDNN's GRU (reset after), called directly. No header of cuDNN is needed here.
 namespace gru::bench {
+
+/// The peer does not support the layer or the work.
+struct PeerRefuses : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// Device pointers to values of the layer's type, in this library's formats.
 struct PeerWeights {
@@ -66,7 +72,7 @@ class PeerLibrary {
   virtual ~PeerLibrary() = default;
   virtual std::string version() const = 0;
   virtual std::vector<std::string> algorithms() const = 0;
-  /// Throws where the algorithm cannot do the layer.
+  /// Throws PeerRefuses where the algorithm cannot do the layer.
   virtual std::unique_ptr<Peer> make(std::string const& algorithm, Type type, Shape const& shape,
                                      PeerWeights const& weights) const = 0;
 };

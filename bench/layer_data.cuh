@@ -92,6 +92,14 @@ struct LayerData {
     }
   }
 
+  /// Makes all outputs NaN, so that one that is not written shows.
+  void clear_outputs(cudaStream_t stream) const {
+    for (auto const* buffer :
+         {&h, &final_state, &dx, &dkernel, &drecurrent_kernel, &dbias, &drecurrent_bias, &dh0}) {
+      check(cudaMemsetAsync(buffer->data(), 0xff, buffer->bytes(), stream), "cudaMemsetAsync");
+    }
+  }
+
   Weights<T> weights() const {
     Weights<T> w;
     w.kernel = kernel.data();

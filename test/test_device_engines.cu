@@ -1,113 +1,132 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <cuda_fp16.h>
 
 #include <gru/gru.cuh>
 
+#include "support/computation.hpp"
 #include "support/device.hpp"
-#include "support/host.hpp"
 #include "support/options.hpp"
-#include "support/reference.hpp"
 #include "support/tolerance.hpp"
 
-/// Each engine by its name; the other device tests run the one that the policy chooses.
+/// Every engine of the device, each asked for by name, over shapes and options. What is special
+/// about a size: a tile has 8 rows, units come in groups of 16, and each engine keeps R on the chip
+/// up to some multiple of 128 units.
 namespace gru::test {
 namespace {
 
-std::vector<Case> all_cases() {
-  std::vector<Case> cases = single_option_cases();
-  for (Case& c : pairwise_cases()) cases.push_back(std::move(c));
-  return cases;
+/// Forward alone, nothing optional.
+Choices plain() {
+  Choices choices;
+  choices.keep_for_backward = false;
+  return choices;
 }
 
-/// Whether the device can run the engine's forward pass on a small Problem.
-bool can_run(gru::Engine engine) {
-  Problem problem;
-  problem.steps = problem.batch = problem.input_size = problem.hidden_size = 1;
-  ForwardPass<__half> const pass{problem};
-  for (Candidate const& c : pass.decision().candidates) {
-    if (c.engine == engine) return c.can_run;
-  }
-  return false;
+/// Forward alone, with what makes steps, rows and units differ.
+Choices rich(Direction direction) {
+  Choices choices;
+  choices.keep_for_backward = false;
+  choices.direction = direction;
+  choices.lengths = choices.episode_starts = true;
+  choices.zoneout = choices.recurrent_dropout = Choices::Masks::kDrawn;
+  return choices;
 }
 
-void check_engine(gru::test::Engine const& device, gru::Engine engine, Choices const& choices,
-                  Sizes const& sizes, std::uint64_t seed) {
-  INFO(to_string(engine) << "; " << to_string(sizes) << "; seed " << seed);
-  Layer layer = make_layer(choices, sizes, device.type(), seed);
-  layer.problem.engine = engine;
-  Results const actual = device.run(layer);
-  layer.problem.engine = gru::Engine::kAutomatic;
-  check_close(actual, host_engine<double>().run(in_double(layer)), layer, device.type());
+template <typename Computation>
+void check_plain_and_rich(Sizes const& sizes, std::uint64_t seed) {
+  check_engines<Computation>(plain(), sizes, seed);
+  check_engines<Computation>(rich(Direction::kForward), sizes, seed);
+  check_engines<Computation>(rich(Direction::kReverse), sizes, seed);
 }
 
-TEMPLATE_TEST_CASE("The stepwise engine gives the host engine's numbers where others could run", "",
-                   Eigen::half, Eigen::bfloat16) {
-  auto const& device = device_engine<TestType>();
-  std::vector<Sizes> const sizes{{5, 3, 4, 6}, {7, 2, 5, 33}, {9, 5, 33, 17}, {8, 31, 65, 33}};
-  std::vector<Case> const cases = all_cases();
-  for (std::size_t i = 0; i < cases.size(); ++i) {
-    INFO(cases[i].name);
-    check_engine(device, gru::Engine::kStepwise, cases[i].choices, sizes[i % sizes.size()], i);
-  }
-}
-
-TEMPLATE_TEST_CASE("The cluster engine gives the host engine's numbers for all pairs of options",
-                   "", Eigen::half, Eigen::bfloat16) {
-  auto const& device = device_engine<TestType>();
-  if (!can_run(gru::Engine::kCluster)) SKIP("the device has no cluster engine");
-  std::vector<Sizes> const sizes{{1, 1, 1, 1},   {2, 7, 3, 15},  {3, 8, 4, 16},   {4, 9, 5, 17},
-                                 {5, 16, 2, 33}, {9, 5, 7, 127}, {6, 3, 16, 128}, {4, 17, 3, 129}};
-  std::vector<Case> const cases = all_cases();
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for all pairs of options", "",
+                   Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  std::vector<Sizes> const sizes{{5, 3, 4, 6},   {7, 2, 5, 33},  {9, 5, 33, 17},  {1, 1, 1, 1},
+                                 {2, 7, 3, 15},  {3, 8, 4, 16},  {4, 9, 5, 31},   {5, 16, 2, 32},
+                                 {9, 5, 7, 127}, {6, 3, 3, 128}, {4, 17, 3, 129}, {5, 1, 4, 255}};
+  std::vector<Case> const cases = pairwise_cases();
   for (std::size_t i = 0; i < cases.size(); ++i) {
     INFO(cases[i].name);
     Choices choices = cases[i].choices;
+    check_engines<TestType>(choices, sizes[i % sizes.size()], i);
     choices.variant = Variant::kResetAfter;
-    choices.keep_for_backward = false;
-    check_engine(device, gru::Engine::kCluster, choices, sizes[i % sizes.size()], i);
-    check_engine(device, gru::Engine::kCluster, choices, sizes[(i + 3) % sizes.size()], i);
+    check_engines<TestType>(choices, sizes[(i + 5) % sizes.size()], i);
   }
 }
 
-TEMPLATE_TEST_CASE("The cluster engine gives the host engine's numbers for every cluster shape", "",
-                   Eigen::half, Eigen::bfloat16) {
-  auto const& device = device_engine<TestType>();
-  if (!can_run(gru::Engine::kCluster)) SKIP("the device has no cluster engine");
-  Choices choices;
-  choices.keep_for_backward = false;
-  choices.lengths = choices.episode_starts = true;
-  choices.zoneout = choices.recurrent_dropout = Choices::Masks::kDrawn;
-  for (Direction const direction : {Direction::kForward, Direction::kReverse}) {
-    choices.direction = direction;
-    for (std::int64_t const H : {128, 255, 256, 257, 383, 384, 511, 512, 513, 767, 768}) {
-      check_engine(device, gru::Engine::kCluster, choices, {6, 3, 8, H}, 1);
-    }
-    // More rows than one tile for each cluster, and more than the chip holds at once.
-    for (std::int64_t const N : {121, 250, 500}) {
-      check_engine(device, gru::Engine::kCluster, choices, {9, N, 5, 33}, 2);
-    }
-    check_engine(device, gru::Engine::kCluster, choices, {5, 300, 4, 257}, 3);
-    check_engine(device, gru::Engine::kCluster, choices, {3, 1500, 2, 385}, 4);
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for every hidden size", "", Half,
+                   Bfloat16, Fp32, Fp32Strict, Tf32) {
+  std::int64_t const H = GENERATE(1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 97, 127,
+                                  128, 129, 191, 193, 255, 256, 257);
+  check_plain_and_rich<TestType>({5, 3, 4, H}, 1);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for every batch", "", Half,
+                   Bfloat16, Fp32, Fp32Strict, Tf32) {
+  std::int64_t const N =
+      GENERATE(1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 33, 63, 64, 65, 127, 250);
+  check_plain_and_rich<TestType>({6, N, 3, 40}, 2);
+  check_engines<TestType>(plain(), {3, N, 4, 200}, 2);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for every number of steps", "",
+                   Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  std::int64_t const T = GENERATE(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33, 300);
+  check_plain_and_rich<TestType>({T, 9, 3, 48}, 3);
+  check_plain_and_rich<TestType>({T, 1, 2, 130}, 3);
+  check_engines<TestType>(plain(), {T, 0, 2, 16}, 3);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the engines' limits are", "",
+                   Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  std::int64_t const H = GENERATE(383, 384, 385, 511, 512, 513, 767, 768, 769, 1023, 1024, 1025,
+                                  1535, 1536, 1537, 2047, 2048, 2049);
+  Choices choices = H < 1000 ? rich(Direction::kForward) : plain();
+  choices.dropconnect = Choices::Masks::kDrawn;
+  check_engines<TestType>(choices, {4, 3, 5, H}, 4);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the batch takes turns", "",
+                   Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  // More rows than the chip has room for at once.
+  check_plain_and_rich<TestType>({5, 500, 3, 33}, 5);
+  check_plain_and_rich<TestType>({4, 300, 3, 257}, 5);
+  check_engines<TestType>(plain(), {3, 1500, 2, 100}, 5);
+  check_engines<TestType>(rich(Direction::kReverse), {3, 700, 2, 385}, 5);
+  check_engines<TestType>(plain(), {3, 190, 3, 800}, 5);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where steps come in chunks", "",
+                   Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  using T = typename TestType::Type;
+  std::int64_t const chunk = GENERATE(2, 3, 4, 5, 17);
+  Direction const direction = GENERATE(Direction::kForward, Direction::kReverse);
+  Layer layer = make_layer<TestType>(rich(direction), {40, 11, 5, 70}, 6);
+  Results const expected = exact(layer);
+  for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
+    INFO("engine: " << to_string(engine) << "; about " << chunk << " steps a chunk");
+    Problem one_chunk = layer.problem;
+    one_chunk.workspace_limit = Problem{}.workspace_limit;
+    one_chunk.steps = chunk;
+    std::size_t const limit = device_engine<T>(engine).forward_bytes(one_chunk).workspace;
+    layer.problem.workspace_limit = limit;
+    Results const actual = device_engine<T>(engine).run(layer);
+    check_close(actual, expected, layer, DataTypeOf<T>::value);
   }
 }
 
-TEMPLATE_TEST_CASE("The cluster engine fills the reserve that backward reads", "", Eigen::half,
-                   Eigen::bfloat16) {
-  auto const& device = device_engine<TestType>();
-  if (!can_run(gru::Engine::kCluster)) SKIP("the device has no cluster engine");
-  Problem problem;
-  problem.steps = 100;
-  problem.batch = 9;
-  problem.input_size = 40;
-  problem.hidden_size = 200;
-  problem.keep_for_backward = true;
-  REQUIRE(ForwardPass<__half>{problem}.decision().engine == gru::Engine::kCluster);
+TEMPLATE_TEST_CASE("Every engine fills the reserve that backward reads", "", Half, Bfloat16, Fp32,
+                   Fp32Strict, Tf32) {
   Choices choices;
+  choices.direction = GENERATE(Direction::kForward, Direction::kReverse);
   choices.lengths = choices.episode_starts = true;
-  choices.zoneout = Choices::Masks::kDrawn;
-  check_engine(device, gru::Engine::kAutomatic, choices, {100, 9, 40, 200}, 5);
+  choices.zoneout = choices.dropconnect = Choices::Masks::kDrawn;
+  check_engines<TestType>(choices, {60, 9, 40, 200}, 7);
+  check_engines<TestType>(choices, {20, 33, 8, 65}, 7);
+  check_engines<TestType>({}, {30, 5, 8, 384}, 7);
 }
 
 TEST_CASE("An engine that cannot run says why, and asking for it throws Unsupported") {
@@ -118,14 +137,28 @@ TEST_CASE("An engine that cannot run says why, and asking for it throws Unsuppor
   problem.engine = gru::Engine::kCluster;
   CHECK_THROWS_AS(ForwardPass<__half>{problem}, Unsupported);
   problem.hidden_size = 64;
-  problem.variant = Variant::kResetBefore;
+  problem.engine = gru::Engine::kHost;
   CHECK_THROWS_AS(ForwardPass<__half>{problem}, Unsupported);
-  CHECK_THROWS_AS(ForwardPass<float>{problem}, Unsupported);
   problem.engine = gru::Engine::kAutomatic;
-  Decision const decision = ForwardPass<__half>{problem}.decision();
-  CHECK(decision.engine == gru::Engine::kStepwise);
-  REQUIRE(decision.candidates.size() == 3);
-  for (Candidate const& c : decision.candidates) CHECK_FALSE(c.reason.empty());
+  for (Precision const precision : {Precision::kFp32, Precision::kFp32Strict, Precision::kTf32}) {
+    problem.precision = precision;
+    for (Variant const variant : {Variant::kResetAfter, Variant::kResetBefore}) {
+      problem.variant = variant;
+      Decision const decision = ForwardPass<float>{problem}.decision();
+      CHECK(decision.candidates.size() >= 3);
+      for (Candidate const& c : decision.candidates) {
+        INFO(to_string(c.engine));
+        CHECK_FALSE(c.reason.empty());
+        Problem forced = problem;
+        forced.engine = c.engine;
+        if (c.can_run) {
+          CHECK(ForwardPass<float>{forced}.decision().engine == c.engine);
+        } else {
+          CHECK_THROWS_AS(ForwardPass<float>{forced}, Unsupported);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -8,9 +8,11 @@ bool has_device() {
   return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
 }
 
-#define GRU_TEST_INSTANTIATE(T)                   \
-  template Backend<T> const& device_backend<T>(); \
-  template Engine const& device_engine<T>();
+#define GRU_TEST_INSTANTIATE(T)                                  \
+  template Backend<T> const& device_backend<T>(gru::Engine);     \
+  template Engine const& device_engine<T>(gru::Engine);          \
+  template std::vector<gru::Engine> forward_engines<T>(Problem); \
+  template std::vector<gru::Engine> forward_engines<T>();
 GRU_TEST_INSTANTIATE(float)
 GRU_TEST_INSTANTIATE(double)
 GRU_TEST_INSTANTIATE(Eigen::half)

@@ -13,8 +13,12 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <gru/gru.cuh>
+#include <map>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "support/device.hpp"
 
@@ -175,43 +179,60 @@ class Twin {
   }
 };
 
+/// The device's passes on a stream of their own. With an engine named, passes run by that engine
+/// where it can run the Problem, and by the policy's choice elsewhere.
 template <typename T>
 class DeviceBackend : public Backend<T> {
  public:
   using D = typename DeviceTwin<T>::type;
 
+  explicit DeviceBackend(gru::Engine engine = gru::Engine::kAutomatic) : engine_{engine} {}
+
   std::unique_ptr<Memory> allocate(std::size_t bytes) const override {
     return std::make_unique<DeviceMemory>(bytes);
   }
   PassBytes forward_bytes(Problem const& problem) const override {
-    ForwardPass<D> const pass{problem};
+    ForwardPass<D> const pass = make<ForwardPass<D>>(problem);
     return {pass.workspace_bytes(), pass.reserve_bytes()};
   }
   PassBytes backward_bytes(Problem const& problem) const override {
-    BackwardPass<D> const pass{problem};
+    BackwardPass<D> const pass = make<BackwardPass<D>>(problem);
     return {pass.workspace_bytes(), pass.reserve_bytes()};
   }
   void forward(Problem const& problem, Weights<T> const& weights, ForwardTensors<T> const& tensors,
                Workspace workspace) const override {
-    ForwardPass<D>{problem}.run(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
-                                workspace);
+    make<ForwardPass<D>>(problem).run(context_.execution(), Twin<T>::of(weights),
+                                      Twin<T>::of(tensors), workspace);
     check_run(problem, workspace);
   }
   void step(Problem const& problem, Weights<T> const& weights, StepTensors<T> const& tensors,
             Workspace workspace) const override {
-    ForwardPass<D>{problem}.step(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
-                                 workspace);
+    make<ForwardPass<D>>(problem).step(context_.execution(), Twin<T>::of(weights),
+                                       Twin<T>::of(tensors), workspace);
     check_run(problem, workspace);
   }
   void backward(Problem const& problem, Weights<T> const& weights,
                 BackwardTensors<T> const& tensors, Workspace workspace) const override {
-    BackwardPass<D>{problem}.run(context_.execution(), Twin<T>::of(weights), Twin<T>::of(tensors),
-                                 workspace);
+    make<BackwardPass<D>>(problem).run(context_.execution(), Twin<T>::of(weights),
+                                       Twin<T>::of(tensors), workspace);
     check_run(problem, workspace);
   }
 
  protected:
   DeviceContext const& context() const { return context_; }
+
+  /// A ForwardPass or BackwardPass by the backend's engine.
+  template <typename Pass>
+  Pass make(Problem problem) const {
+    if (engine_ == gru::Engine::kAutomatic) return Pass{problem};
+    problem.engine = engine_;
+    try {
+      return Pass{problem};
+    } catch (Unsupported const&) {
+      problem.engine = gru::Engine::kAutomatic;
+      return Pass{problem};
+    }
+  }
 
  private:
   /// Waits for the run, and throws where it failed on the device.
@@ -220,21 +241,48 @@ class DeviceBackend : public Backend<T> {
     if (problem.batch > 0) check(workspace, context_.stream());
   }
 
+  gru::Engine engine_;
   DeviceContext context_;
 };
 
 template <typename T>
-Backend<T> const& device_backend() {
+Backend<T> const& device_backend(gru::Engine engine) {
   if (!has_device()) SKIP("no CUDA device");
   // Never destroyed: at exit the CUDA runtime may be gone first.
-  static auto const& backend = *new DeviceBackend<T>;
-  return backend;
+  static auto& backends = *new std::map<gru::Engine, std::unique_ptr<Backend<T>>>;
+  std::unique_ptr<Backend<T>>& backend = backends[engine];
+  if (backend == nullptr) backend = std::make_unique<DeviceBackend<T>>(engine);
+  return *backend;
 }
 
 template <typename T>
-Engine const& device_engine() {
-  static auto const& engine = *new BackendEngine<T>{"device", device_backend<T>()};
-  return engine;
+Engine const& device_engine(gru::Engine engine) {
+  static auto& engines = *new std::map<gru::Engine, std::unique_ptr<Engine>>;
+  std::unique_ptr<Engine>& made = engines[engine];
+  if (made == nullptr) {
+    std::string const place = std::string{"device, "} + to_string(engine) + ", ";
+    made = std::make_unique<BackendEngine<T>>(place, device_backend<T>(engine));
+  }
+  return *made;
+}
+
+template <typename T>
+std::vector<gru::Engine> forward_engines(Problem problem) {
+  if (!has_device()) SKIP("no CUDA device");
+  problem.engine = gru::Engine::kAutomatic;
+  Decision const decision = ForwardPass<typename DeviceTwin<T>::type>{problem}.decision();
+  std::vector<gru::Engine> engines;
+  for (Candidate const& c : decision.candidates) {
+    if (c.can_run) engines.push_back(c.engine);
+  }
+  return engines;
+}
+
+template <typename T>
+std::vector<gru::Engine> forward_engines() {
+  Problem smallest;
+  smallest.steps = smallest.batch = smallest.input_size = smallest.hidden_size = 1;
+  return forward_engines<T>(smallest);
 }
 
 }  // namespace gru::test

@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
   for (std::size_t i = 0; i < runs.size(); ++i) {
     Results actual;
     runs[i](layer, actual);
-    double const allowed = tolerance(layer.problem, epsilon, epsilon);
+    double const allowed = tolerance(layer.problem, epsilon);
     all_agree = agree(argv[i + 2], actual, expected, allowed) && all_agree;
   }
   return all_agree ? 0 : 1;

@@ -19,24 +19,31 @@ struct ClusterKernel {
   int blocks = 0;  // of a cluster; 0: none
   int threads = 0;
   PackedOrder order;
-  double one_tile_us = 0;  // a step where each cluster has one tile; H200, half
-  double tile_us = 0;      // a step, for each of several tiles
-  int (*shared_bytes)(int tiles) = nullptr;
+  double one_tile_us = 0;                      // a step where each cluster has one tile; H200, half
+  double tile_us = 0;                          // a step, for each of several tiles
+  int (*one_tile_bytes)(int tiles) = nullptr;  // of shared memory
+  int (*many_tiles_bytes)(int tiles) = nullptr;
   Function one_tile = nullptr;
   Function many_tiles = nullptr;
 
-  template <Multiplication multiplication, typename Shape>
+  /// OneTile and ManyTiles differ in what they keep in shared memory alone.
+  template <Multiplication multiplication, typename OneTile, typename ManyTiles = OneTile>
   static ClusterKernel of(double one_tile_us, double tile_us) {
     ClusterKernel kernel;
-    kernel.blocks = Shape::kBlocks;
-    kernel.threads = Shape::kThreads;
-    kernel.order = Shape::packed_order();
+    kernel.blocks = OneTile::kBlocks;
+    kernel.threads = OneTile::kThreads;
+    kernel.order = OneTile::packed_order();
     kernel.one_tile_us = one_tile_us;
     kernel.tile_us = tile_us;
-    kernel.shared_bytes = &Shape::shared_bytes;
-    kernel.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
-    kernel.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
+    kernel.one_tile_bytes = &OneTile::shared_bytes;
+    kernel.many_tiles_bytes = &ManyTiles::shared_bytes;
+    kernel.one_tile = &cluster_forward_kernel<T, multiplication, OneTile, true>;
+    kernel.many_tiles = &cluster_forward_kernel<T, multiplication, ManyTiles, false>;
     return kernel;
+  }
+
+  int shared_bytes(int tiles) const {
+    return tiles == 1 ? one_tile_bytes(tiles) : many_tiles_bytes(tiles);
   }
 
   /// The smallest shape that holds H. Registers hold R but for the part that the shape's last

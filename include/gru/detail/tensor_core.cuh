@@ -79,16 +79,17 @@ struct PackedOrder {
 template <typename T>
 GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView view,
                                     PackedOrder order, bool rounds, T const* weights, T* packed) {
-  std::int64_t const index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  std::uint32_t const index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= order.fragments()) return;
-  int const lane = static_cast<int>(index % 32);
-  int const second = static_cast<int>(index / 32 % 2);
-  std::int64_t rest = index / 64;
+  std::uint32_t rest = index;  // 32 bits: their divisions are much of this kernel's time
   auto const next = [&](int extent) {
-    int const digit = static_cast<int>(rest % extent);
-    rest /= extent;
+    auto const divisor = static_cast<std::uint32_t>(extent);
+    int const digit = static_cast<int>(rest % divisor);
+    rest /= divisor;
     return digit;
   };
+  int const lane = next(32);
+  int const second = next(2);
   int const m = next(3 * order.warp_groups);
   int const block = next(order.depth);
   int const warp = next(order.warps);
@@ -101,6 +102,10 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
   int const k = kDepthBlock<T> * (warp % order.split * order.depth + block) + lane % 4 * kValues +
                 second * kValues / 2;
+  struct alignas(16) Together {
+    T values[kValues];
+  } together;
+#pragma unroll
   for (int i = 0; i < kValues; ++i) {
     std::int64_t const row_unit = unit + fragment_row<T>(i);
     std::int64_t const column = k + fragment_column<T>(i);
@@ -116,8 +121,9 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
     if constexpr (std::is_same_v<T, float>) {
       if (rounds) value = ptx::round_to_tf32(value);
     }
-    packed[index * kValues + i] = value;
+    together.values[i] = value;
   }
+  reinterpret_cast<Together*>(packed)[index] = together;
 }
 
 template <typename T>

@@ -129,6 +129,19 @@ TEMPLATE_TEST_CASE("Every engine fills the reserve that backward reads", "", Hal
   check_engines<TestType>({}, {30, 5, 8, 384}, 7);
 }
 
+TEMPLATE_TEST_CASE("Every engine does a few small layers, for tools that slow it down",
+                   "[sanitize]", Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
+  Choices choices = rich(Direction::kForward);
+  choices.dropconnect = Choices::Masks::kDrawn;
+  choices.keep_for_backward = true;
+  check_engines<TestType>(choices, {6, 3, 4, 21}, 8);
+  choices.direction = Direction::kReverse;
+  choices.unaligned = true;
+  check_engines<TestType>(choices, {3, 10, 4, 34}, 8);
+  check_engines<TestType>(plain(), {5, 1, 4, 16}, 8);
+  check_engines<TestType>(plain(), {3, 140, 2, 20}, 8);
+}
+
 TEST_CASE("An engine that cannot run says why, and asking for it throws Unsupported") {
   if (!has_device()) SKIP("no CUDA device");
   Problem problem;

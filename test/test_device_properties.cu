@@ -94,6 +94,16 @@ TEMPLATE_TEST_CASE("Device engine: NaN and infinity stay in their sample", "", f
   for_each_engine<TestType>(check_not_finite_values_stay_in_their_sample);
 }
 
+TEMPLATE_TEST_CASE("Device engine: initial states that are not finite stay in their sample", "",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  for_each_engine<TestType>(check_not_finite_states_stay_in_their_sample);
+}
+
+TEMPLATE_TEST_CASE("Device engine: a weight that is NaN spreads, and ends no run", "", float,
+                   double, Eigen::half, Eigen::bfloat16) {
+  for_each_engine<TestType>(check_weights_that_are_nan_spread);
+}
+
 TEMPLATE_TEST_CASE("Device engine: drawn masks equal the same masks brought, forward and backward",
                    "", float, double, Eigen::half, Eigen::bfloat16) {
   for_each_engine<TestType>(check_drawn_masks_equal_brought_ones);

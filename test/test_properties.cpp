@@ -86,6 +86,16 @@ TEMPLATE_TEST_CASE("Host engine: NaN and infinity stay in their sample", "", flo
   check_not_finite_values_stay_in_their_sample(host_engine<TestType>());
 }
 
+TEMPLATE_TEST_CASE("Host engine: initial states that are not finite stay in their sample", "",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  check_not_finite_states_stay_in_their_sample(host_engine<TestType>());
+}
+
+TEMPLATE_TEST_CASE("Host engine: a weight that is NaN spreads, and ends no run", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  check_weights_that_are_nan_spread(host_engine<TestType>());
+}
+
 TEMPLATE_TEST_CASE("Host engine: drawn masks equal the same masks brought, forward and backward",
                    "", float, double, Eigen::half, Eigen::bfloat16) {
   check_drawn_masks_equal_brought_ones(host_engine<TestType>());

@@ -65,18 +65,32 @@ class DeviceContext {
 };
 
 /// The passes' stream does not wait for the default stream, on which the copies are done, nor the
-/// other way round; hence each copy waits for the device.
+/// other way round; hence each copy waits for the device. Memory that is given back serves the next
+/// one of the same size: to allocate and free takes longer than most tests' kernels.
 class DeviceMemory final : public Memory {
  public:
   explicit DeviceMemory(std::size_t bytes) : bytes_{bytes} {
+    std::vector<std::byte*>& kept = kept_of_size()[bytes];
+    if (!kept.empty()) {
+      data_ = kept.back();
+      kept.pop_back();
+      return;
+    }
     void* data = nullptr;
     check_cuda(cudaMalloc(&data, bytes), "cudaMalloc");
     data_ = static_cast<std::byte*>(data);
   }
   DeviceMemory(DeviceMemory const&) = delete;
   DeviceMemory& operator=(DeviceMemory const&) = delete;
-  ~DeviceMemory() override { cudaFree(data_); }
+  ~DeviceMemory() override {
+    if (bytes_ > kMostKept) {
+      cudaFree(data_);
+    } else {
+      kept_of_size()[bytes_].push_back(data_);
+    }
+  }
 
+  std::size_t bytes() const { return bytes_; }
   std::byte* data() const override { return data_; }
   void write(RawBytes const& contents) override {
     check_cuda(cudaMemcpy(data_, contents.data(), contents.size(), cudaMemcpyHostToDevice),
@@ -92,6 +106,14 @@ class DeviceMemory final : public Memory {
   }
 
  private:
+  static constexpr std::size_t kMostKept = std::size_t{1} << 20;
+
+  /// Never destroyed: at exit the CUDA runtime may be gone first.
+  static std::map<std::size_t, std::vector<std::byte*>>& kept_of_size() {
+    static auto& kept = *new std::map<std::size_t, std::vector<std::byte*>>;
+    return kept;
+  }
+
   std::size_t bytes_;
   std::byte* data_ = nullptr;
 };

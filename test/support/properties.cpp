@@ -502,6 +502,58 @@ void check_not_finite_values_stay_in_their_sample(Engine const& engine) {
   });
 }
 
+void check_not_finite_states_stay_in_their_sample(Engine const& engine) {
+  double const nan = std::numeric_limits<double>::quiet_NaN();
+  double const infinity = std::numeric_limits<double>::infinity();
+  Choices choices;
+  choices.keep_for_backward = false;
+  for_each_kind(choices, [&](Choices const& c) {
+    for (double const odd : {nan, infinity, -infinity}) {
+      INFO("value: " << odd);
+      std::int64_t const sample = 1;
+      Layer layer = make_layer(c, {7, 5, 4, 19}, engine.type(), 17);
+      Values const before = engine.run(layer).h;
+      layer.h0[at(sample * layer.H() + 2)] = odd;
+      Values const after = engine.run(layer).h;
+      for (std::int64_t n = 0; n < layer.N(); ++n) {
+        Values const rows = rows_of(after, layer, layer.H(), n, 0, layer.T());
+        if (n != sample) {
+          check_same_bits("h", rows, rows_of(before, layer, layer.H(), n, 0, layer.T()));
+        } else if (std::isnan(odd)) {
+          CHECK(std::all_of(rows.begin(), rows.end(), [](double v) { return std::isnan(v); }));
+        }
+      }
+    }
+  });
+}
+
+void check_weights_that_are_nan_spread(Engine const& engine) {
+  Choices choices;
+  choices.keep_for_backward = false;
+  for_each_kind(choices, [&](Choices const& c) {
+    std::int64_t const unit = 2;
+    Layer layer = make_layer(c, {7, 5, 4, 19}, engine.type(), 18);
+    Values const before = engine.run(layer).h;
+    layer.recurrent_kernel[at(5 * 3 * layer.H() + 2 * layer.H() + unit)] =
+        std::numeric_limits<double>::quiet_NaN();  // of the candidate gate
+    Values const after = engine.run(layer).h;
+    std::int64_t const first = c.direction == Direction::kForward ? 0 : layer.T() - 1;
+    for (std::int64_t i = 0; i < layer.T() * layer.N() * layer.H(); ++i) {
+      bool const in_first = i / (layer.N() * layer.H()) == first;
+      bool const of_unit = i % layer.H() == unit;
+      INFO("element " << i);
+      if (in_first && !of_unit) {
+        REQUIRE(after[at(i)] == before[at(i)]);
+      } else {
+        REQUIRE(std::isnan(after[at(i)]));
+      }
+    }
+    layer.recurrent_kernel[at(5 * 3 * layer.H() + 2 * layer.H() + unit)] =
+        std::numeric_limits<double>::infinity();
+    engine.run(layer);  // ends
+  });
+}
+
 void check_drawn_masks_equal_brought_ones(Engine const& engine) {
   for_each_pairwise_layer(engine, [&](Layer layer) {
     Problem& p = layer.problem;

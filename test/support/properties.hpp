@@ -23,6 +23,8 @@ void check_no_steps(Engine const& engine);
 void check_no_samples(Engine const& engine);
 void check_lengths_of_zero(Engine const& engine);
 void check_not_finite_values_stay_in_their_sample(Engine const& engine);
+void check_not_finite_states_stay_in_their_sample(Engine const& engine);
+void check_weights_that_are_nan_spread(Engine const& engine);
 void check_drawn_masks_equal_brought_ones(Engine const& engine);
 void check_saturated_update_gates_keep_their_gradient(Engine const& engine);
 void check_precisions(Engine const& engine);

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "support/computation.hpp"
+#include "support/device_backend.cuh"
+
+/// Whether the engine that the policy chooses is as fast as the fastest. Hidden, since it measures:
+/// run it with the tag [.policy] on a device that nobody else uses. It prints what was predicted
+/// and what was measured, a line of CSV for each engine and shape.
+namespace gru::test {
+namespace {
+
+/// Uniform values in +-magnitude, different for each seed.
+template <typename D>
+__global__ void fill_kernel(D* values, std::size_t count, float magnitude, std::uint64_t seed) {
+  std::size_t const i = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
+  if (i >= count) return;
+  PhiloxWords const words = philox(seed, 0, i);
+  float const unit = static_cast<float>(words.word[0]) * 0x1p-31f - 1;
+  values[i] = static_cast<D>(magnitude * unit);
+}
+
+template <typename D>
+class RandomArray {
+ public:
+  RandomArray(std::int64_t count, double magnitude, std::uint64_t seed)
+      : memory_{static_cast<std::size_t>(count) * sizeof(D)} {
+    auto const blocks = static_cast<unsigned>((count + 255) / 256);
+    fill_kernel<D><<<blocks, 256>>>(data(), static_cast<std::size_t>(count),
+                                    static_cast<float>(magnitude), seed);
+    check_cuda(cudaDeviceSynchronize(), "random values");
+  }
+
+  D* data() const { return reinterpret_cast<D*>(memory_.data()); }
+
+ private:
+  DeviceMemory memory_;
+};
+
+/// The median time of a replay of what `enqueue` enqueues, in microseconds.
+template <typename Enqueue>
+double measure_us(cudaStream_t stream, Enqueue enqueue) {
+  constexpr int kRepeats = 9;
+  enqueue();  // loads the kernels
+  check_cuda(cudaStreamSynchronize(stream), "the stream");
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin of capture");
+  enqueue();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  check_cuda(cudaStreamEndCapture(stream, &graph), "end of capture");
+  check_cuda(cudaGraphInstantiate(&executable, graph, 0), "the graph");
+  cudaEvent_t events[kRepeats + 1];
+  for (cudaEvent_t& event : events) check_cuda(cudaEventCreate(&event), "an event");
+  for (int i = 0; i < 2; ++i) check_cuda(cudaGraphLaunch(executable, stream), "the launch");
+  for (int i = 0; i <= kRepeats; ++i) {
+    check_cuda(cudaEventRecord(events[i], stream), "an event");
+    if (i < kRepeats) check_cuda(cudaGraphLaunch(executable, stream), "the launch");
+  }
+  check_cuda(cudaStreamSynchronize(stream), "the stream");
+  std::vector<float> times(kRepeats);
+  for (int i = 0; i < kRepeats; ++i) {
+    check_cuda(cudaEventElapsedTime(&times[static_cast<std::size_t>(i)], events[i], events[i + 1]),
+               "the time");
+  }
+  for (cudaEvent_t const event : events) cudaEventDestroy(event);
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
+  return 1e3 * times[kRepeats / 2];
+}
+
+/// Measures every candidate of a shape, prints them, and tells by how much the choice loses.
+template <typename Computation>
+double loss_of_choice(char const* computation, Sizes const& s, DeviceContext const& context) {
+  using D = typename DeviceTwin<typename Computation::Type>::type;
+  Problem p;
+  p.steps = s.T;
+  p.batch = s.N;
+  p.input_size = s.C;
+  p.hidden_size = s.H;
+  p.precision = Computation::kPrecision;
+  double const magnitude = 1 / std::sqrt(static_cast<double>(s.H));
+  RandomArray<D> const x{s.T * s.N * s.C, 1, 1};
+  RandomArray<D> const kernel{s.C * 3 * s.H, magnitude, 2};
+  RandomArray<D> const recurrent_kernel{s.H * 3 * s.H, magnitude, 3};
+  RandomArray<D> const bias{3 * s.H, magnitude, 4};
+  RandomArray<D> const h{s.T * s.N * s.H, 1, 5};
+  Weights<D> const weights{kernel.data(), recurrent_kernel.data(), bias.data(), bias.data()};
+  ForwardTensors<D> tensors;
+  tensors.x = x.data();
+  tensors.h = h.data();
+
+  Decision const decision = ForwardPass<D>{p}.decision();
+  double chosen = 0;
+  double best = INFINITY;
+  for (Candidate const& c : decision.candidates) {
+    if (!c.can_run) continue;
+    p.engine = c.engine;
+    ForwardPass<D> const pass{p};
+    DeviceMemory const workspace{pass.workspace_bytes()};
+    double const us = measure_us(context.stream(), [&] {
+      pass.run(context.execution(), weights, tensors, {workspace.data(), pass.workspace_bytes()});
+    });
+    check({workspace.data(), pass.workspace_bytes()}, context.stream());
+    bool const is_choice = c.engine == decision.engine;
+    if (is_choice) chosen = us;
+    best = std::min(best, us);
+    std::cout << computation << ',' << s.T << ',' << s.N << ',' << s.C << ',' << s.H << ','
+              << to_string(c.engine) << ',' << c.predicted_us << ',' << us << ','
+              << (is_choice ? "chosen" : "") << std::endl;
+  }
+  return chosen / best;
+}
+
+struct Shape {
+  std::int64_t N, C, H;
+};
+
+/// The batch from 1 up at each size that an engine is made for.
+std::vector<Shape> const kShapes{
+    {1, 64, 64},      {1, 256, 256},   {1, 512, 512},    {1, 1024, 1024}, {1, 1536, 1536},
+    {1, 2048, 2048},  {4, 128, 128},   {4, 512, 512},    {4, 1024, 1024}, {8, 768, 768},
+    {8, 2048, 2048},  {16, 256, 256},  {16, 1024, 1024}, {32, 512, 512},  {32, 100, 200},
+    {64, 128, 128},   {64, 256, 256},  {64, 512, 512},   {64, 768, 768},  {64, 1024, 1024},
+    {64, 2048, 2048}, {256, 256, 256}, {256, 512, 512},  {512, 128, 128}, {512, 1024, 1024}};
+
+TEST_CASE("The engine that the policy chooses is within 10% of the fastest", "[.policy]") {
+  if (!has_device()) SKIP("no CUDA device");
+  DeviceContext const context;
+  std::cout << "type,T,N,C,H,engine,predicted_us,measured_us,chosen" << std::setprecision(5)
+            << std::endl;
+  std::vector<std::string> wrong;
+  int count = 0;
+  auto const check_shape = [&](char const* name, auto computation, Sizes const& sizes) {
+    double const loss = loss_of_choice<decltype(computation)>(name, sizes, context);
+    ++count;
+    if (loss <= 1.1) return;
+    std::ostringstream text;
+    text << name << ", " << to_string(sizes) << ": " << loss << " of the fastest";
+    wrong.push_back(text.str());
+  };
+  for (Shape const& shape : kShapes) {
+    for (std::int64_t const T : {1, 10, 100}) {
+      // Short runs of a few shapes tell what it takes to start.
+      if (T < 100 && (shape.N > 64 || shape.H % 512 != 0)) continue;
+      Sizes const sizes{T, shape.N, shape.C, shape.H};
+      check_shape("half", Half{}, sizes);
+      check_shape("tf32", Tf32{}, sizes);
+      check_shape("fp32", Fp32{}, sizes);
+      if (shape.N <= 16) check_shape("fp32_strict", Fp32Strict{}, sizes);
+      if (T == 100 && shape.N >= 64) check_shape("bfloat16", Bfloat16{}, sizes);
+    }
+  }
+  std::cout << wrong.size() << " of " << count << " shapes go by an engine that loses over 10%\n";
+  for (std::string const& shape : wrong) std::cout << "  " << shape << '\n';
+  CHECK(count >= 60);
+  CHECK(wrong.empty());
+}
+
+}  // namespace
+}  // namespace gru::test

@@ -11,6 +11,7 @@
 #include <gru/detail/ptx.cuh>
 #include <gru/detail/sequence.hpp>
 #include <gru/detail/step_flags.cuh>
+#include <gru/detail/stepwise_kernels.cuh>
 #include <gru/tensors.hpp>
 
 /// What the persistent kernels have in common: the steps they are given, how the input product
@@ -78,6 +79,15 @@ struct RecurrentForward {
 
   /// Where the chunk begins among its rows.
   __device__ int first_row() const { return reverse ? steps - 1 : 0; }
+
+  /// What a lane says whose wait expired. GRU_DEBUG_TRAP ends the kernel, and with it the context,
+  /// where a debugger can look.
+  __device__ void expire() const {
+#if defined(GRU_DEBUG_TRAP)
+    __trap();
+#endif
+    *status = kStatusExpired;
+  }
 };
 
 /// Two values of a 16-bit T in one word.

@@ -231,7 +231,8 @@ class InputRing {
   __device__ std::uint32_t flags_of(std::uint32_t address) const {
     std::uint32_t const word = __float_as_uint(ptx::load_shared(address)) >> flag_shift_;
     if constexpr (kUnits == 2) return word;
-    constexpr std::uint32_t kOfUnit = step_flags::kTakesNew | step_flags::kKeepsOperand;
+    constexpr std::uint32_t kOfUnit =
+        step_flags::kTakesNew | step_flags::kKeepsOperand | step_flags::kKeepsReset;
     constexpr std::uint32_t kOfRow = step_flags::kIsActive | step_flags::kClearsState;
     return (word & kOfUnit) | (word << (flag_shift_ & 1) & kOfRow);
   }
@@ -248,7 +249,14 @@ class InputRing {
   std::uint8_t const* next_flags_;
 };
 
-/// A step's results for a lane's units of one row.
+/// What the reset gate gives, for a lane's units of one row, where it acts before the product.
+template <int kUnits>
+struct ResetResult {
+  float operand[kUnits];  // what multiplies R_g in this step
+  float a_r[kUnits];
+};
+
+/// A step's results for a lane's units of one row. Reset before: a.r and q_g are not among them.
 template <int kUnits>
 struct StepResult {
   float h[kUnits];
@@ -291,8 +299,25 @@ class ForwardLane {
     }
   }
 
-  /// Does a step: `sums` are s R for the gates z, r, g, unscaled and without bias. Units and rows
-  /// beyond the layer keep a state of 0.
+  /// Reset before: what multiplies R_g, from s R for the reset gate, unscaled and without bias. 0
+  /// for units and rows beyond the layer.
+  __device__ ResetResult<kUnits> reset(float const (&sums)[kUnits], StepInput<kUnits> const& input,
+                                       float const (&state)[kUnits]) const {
+    ResetResult<kUnits> result;
+#pragma unroll
+    for (int e = 0; e < kUnits; ++e) {
+      V const a_r{input.p[1][e] + bias_[e].r + sums[e] * pass_.recurrent_scale};
+      float const reset = static_cast<float>(cell::reset_state(a_r, V{state[e]}));
+      bool const keeps = (input.flags & step_flags::kKeepsReset << e) != 0 && has(e);
+      result.operand[e] = keeps ? reset * pass_.operand_scale : 0.0f;
+      result.a_r[e] = static_cast<float>(a_r);
+    }
+    return result;
+  }
+
+  /// Does a step: `sums` are s R for the gates z, r, g, unscaled and without bias; reset before:
+  /// s R_z, nothing, and (r * s) R_g. Units and rows beyond the layer keep a state of 0.
+  template <Variant variant = Variant::kResetAfter>
   __device__ StepResult<kUnits> finish(float const (&sums)[3][kUnits],
                                        StepInput<kUnits> const& input,
                                        float (&state)[kUnits]) const {
@@ -306,7 +331,7 @@ class ForwardLane {
       float const q_g = sums[2][e] * scale + recurrent_bias_g_[e];
       cell::Gates<V> const q{V{sums[0][e] * scale}, V{sums[1][e] * scale}, V{q_g}};
       V const s{state[e]};
-      cell::Gates<V> const a = cell::reset_after(p, q);
+      cell::Gates<V> const a = pre_activations<variant>(p, q);
       V const updated = cell::new_state(a.z, a.g, s);
       float const weight = (input.flags & kTakesNew << e) != 0 ? pass_.new_weight : 0.0f;
       V const zoned_out = cell::zoneout(updated, s, V{weight});
@@ -323,32 +348,37 @@ class ForwardLane {
     return result;
   }
 
+  /// Reset before: writes what the reserve keeps of `reset`.
+  __device__ void write_reset(ResetResult<kUnits> const& result, StepInput<kUnits> const& input,
+                              int tile) const {
+    if (pass_.reserve != nullptr && is_inside(tile) && input.is_active()) {
+      write_reserve(tile, 1, result.a_r);
+      write_reserve(tile, 3, result.operand);
+    }
+  }
+
   /// Writes what the caller sees of the step; then clears the state where the next step begins an
   /// episode.
+  template <Variant variant = Variant::kResetAfter>
   __device__ void write(StepResult<kUnits> const& result, StepInput<kUnits> const& input, int tile,
                         float (&state)[kUnits]) const {
-    bool const has_second = has(kUnits - 1);
-    std::int64_t const rows = std::int64_t{tile} * kRowStride;
-    if (has(0) && first_row_ + tile * kRowStride < pass_.batch) {
+    if (is_inside(tile)) {
       if (pass_.h != nullptr) {
-        store_units(h_ + rows * pass_.h_rows.sample, result.h, pass_.wide_h, has_second);
+        std::int64_t const rows = std::int64_t{tile} * kRowStride;
+        store_units(h_ + rows * pass_.h_rows.sample, result.h, pass_.wide_h, has(kUnits - 1));
       }
       if (pass_.reserve != nullptr && input.is_active()) {
-        float blocks[4][kUnits];
+        float gates[3][kUnits];
         for (int e = 0; e < kUnits; ++e) {
-          blocks[0][e] = result.a[e].z;
-          blocks[1][e] = result.a[e].r;
-          blocks[2][e] = result.a[e].g;
-          blocks[3][e] = result.q_g[e];
+          gates[0][e] = result.a[e].z;
+          gates[1][e] = result.a[e].r;
+          gates[2][e] = result.a[e].g;
         }
-        T* const row = reserve_ + rows * 4 * pass_.hidden;
-#pragma unroll
-        for (int block = 0; block < 4; ++block) {
-          int const at = block < 3 ? pass_.reserve_gate[block < 3 ? block : 0]
-                                   : 3 * pass_.hidden * static_cast<int>(sizeof(T));
-          T* const to = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(row) + at);
-          store_units(to, blocks[block], pass_.wide_reserve, has_second);
-        }
+        constexpr bool kAfter = variant == Variant::kResetAfter;
+        write_reserve(tile, 0, gates[0]);
+        if (kAfter) write_reserve(tile, 1, gates[1]);
+        write_reserve(tile, 2, gates[2]);
+        if (kAfter) write_reserve(tile, 3, result.q_g);
       }
     }
     bool const clears = (input.flags & step_flags::kClearsState) != 0;
@@ -382,6 +412,20 @@ class ForwardLane {
   }
 
  private:
+  /// Whether the lane has any unit of the tile's row.
+  __device__ bool is_inside(int tile) const {
+    return has(0) && first_row_ + tile * kRowStride < pass_.batch;
+  }
+
+  /// Writes one of a reserve row's four blocks: the gates z, r, g, and the fourth.
+  __device__ void write_reserve(int tile, int block, float const (&values)[kUnits]) const {
+    std::int64_t const rows = std::int64_t{tile} * kRowStride;
+    auto* const row = reinterpret_cast<std::byte*>(reserve_ + rows * 4 * pass_.hidden);
+    int const at = block < 3 ? pass_.reserve_gate[block < 3 ? block : 0]
+                             : 3 * pass_.hidden * static_cast<int>(sizeof(T));
+    store_units(reinterpret_cast<T*>(row + at), values, pass_.wide_reserve, has(kUnits - 1));
+  }
+
   RecurrentForward<T> const& pass_;
   int first_row_;
   int unit_;

@@ -18,11 +18,12 @@ inline namespace GRU_DEVICE_NAMESPACE {
 /// second unit, and so on.
 namespace step_flags {
 
-inline constexpr std::uint32_t kTakesNew = 1;      // bits 0, 1: zoneout takes the new state
-inline constexpr std::uint32_t kKeepsOperand = 4;  // bits 2, 3: the state enters the next product
-inline constexpr std::uint32_t kIsActive = 16;     // the row does this step
-inline constexpr std::uint32_t kClearsState = 32;  // the next step begins an episode
-inline constexpr std::uint32_t kPlain = 0b011111;  // without options
+inline constexpr std::uint32_t kTakesNew = 1;        // bits 0, 1: zoneout takes the new state
+inline constexpr std::uint32_t kKeepsOperand = 4;    // bits 2, 3: the state enters the next product
+inline constexpr std::uint32_t kIsActive = 16;       // the row does this step
+inline constexpr std::uint32_t kClearsState = 32;    // the next step begins an episode
+inline constexpr std::uint32_t kKeepsReset = 64;     // bits 6, 7: r * s enters this step's product
+inline constexpr std::uint32_t kPlain = 0b11011111;  // without options
 
 /// Bytes of a row's flags: one for two units, in whole words.
 inline std::int64_t pitch(std::int64_t hidden) {
@@ -79,7 +80,8 @@ __device__ void write_flags(LayerView<T> const& layer, std::int64_t first, std::
   for (int k = 0; k < 4; ++k) {
     if (first + k < begin || first + k >= end) continue;
     bool const clears = (row.step[k] & kClearsState) != 0;
-    std::uint32_t const word = takes_new[k] | (clears ? 0u : keeps) | row.step[k] * kEachPair;
+    std::uint32_t const entering = (clears ? 0u : keeps) | keeps * (kKeepsReset / kKeepsOperand);
+    std::uint32_t const word = takes_new[k] | entering | row.step[k] * kEachPair;
     *reinterpret_cast<std::uint32_t*>(to + k * step_bytes) = word;
   }
 }

@@ -83,9 +83,9 @@ TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for every numbe
 TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the engines' limits are", "",
                    Half, Bfloat16, Fp32, Fp32Strict, Tf32) {
   std::int64_t const H = GENERATE(383, 384, 385, 511, 512, 513, 767, 768, 769, 1023, 1024, 1025,
-                                  1535, 1536, 1537, 2047, 2048, 2049);
+                                  1536, 1537, 2048, 2049);
   Choices choices = H < 1000 ? rich(Direction::kForward) : plain();
-  choices.dropconnect = Choices::Masks::kDrawn;
+  if (H < 1000) choices.dropconnect = Choices::Masks::kDrawn;
   check_engines<TestType>(choices, {4, 3, 5, H}, 4);
 }
 

@@ -13,7 +13,7 @@
 namespace gru::test {
 namespace {
 
-/// Reads and writes single values of a type that is known at run time.
+/// Bytes of a value.
 std::size_t size_of(DataType type) {
   switch (type) {
     case DataType::kFloat:
@@ -27,8 +27,23 @@ std::size_t size_of(DataType type) {
   return 0;
 }
 
+/// Calls f with a value of the host's type.
+template <typename Function>
+void with_type(DataType type, Function f) {
+  switch (type) {
+    case DataType::kFloat:
+      return f(float{});
+    case DataType::kDouble:
+      return f(double{});
+    case DataType::kHalf:
+      return f(Eigen::half{});
+    case DataType::kBfloat16:
+      return f(Eigen::bfloat16{});
+  }
+}
+
 template <typename V>
-void store_as(std::byte* at, double value) {
+void store(std::byte* at, double value) {
   V typed;
   if constexpr (std::is_same_v<V, double>) {
     typed = value;
@@ -39,37 +54,10 @@ void store_as(std::byte* at, double value) {
 }
 
 template <typename V>
-double load_as(std::byte const* at) {
+double load(std::byte const* at) {
   V typed;
   std::memcpy(&typed, at, sizeof typed);
   return static_cast<double>(typed);
-}
-
-void store(DataType type, std::byte* at, double value) {
-  switch (type) {
-    case DataType::kFloat:
-      return store_as<float>(at, value);
-    case DataType::kDouble:
-      return store_as<double>(at, value);
-    case DataType::kHalf:
-      return store_as<Eigen::half>(at, value);
-    case DataType::kBfloat16:
-      return store_as<Eigen::bfloat16>(at, value);
-  }
-}
-
-double load(DataType type, std::byte const* at) {
-  switch (type) {
-    case DataType::kFloat:
-      return load_as<float>(at);
-    case DataType::kDouble:
-      return load_as<double>(at);
-    case DataType::kHalf:
-      return load_as<Eigen::half>(at);
-    case DataType::kBfloat16:
-      return load_as<Eigen::bfloat16>(at);
-  }
-  return 0;
 }
 
 RawBytes poison(std::size_t bytes) {
@@ -81,9 +69,12 @@ RawBytes lay_out(Values const& values, Placement const& placement, DataType type
   std::size_t const size = size_of(type);
   RawBytes image = poison(static_cast<std::size_t>(placement.elements) * size);
   REQUIRE(values.size() == placement.index.size());
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    store(type, image.data() + static_cast<std::size_t>(placement.index[i]) * size, values[i]);
-  }
+  with_type(type, [&](auto typed) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      std::byte* const at = image.data() + static_cast<std::size_t>(placement.index[i]) * size;
+      store<decltype(typed)>(at, values[i]);
+    }
+  });
   return image;
 }
 
@@ -135,10 +126,13 @@ class Tensor {
     std::size_t const size = size_of(type_);
     std::vector<bool> used(static_cast<std::size_t>(placement_.elements), false);
     Values values;
-    for (std::int64_t const i : placement_.index) {
-      used[static_cast<std::size_t>(i)] = true;
-      values.push_back(load(type_, bytes.data() + static_cast<std::size_t>(i) * size));
-    }
+    values.reserve(placement_.index.size());
+    with_type(type_, [&](auto typed) {
+      for (std::int64_t const i : placement_.index) {
+        used[static_cast<std::size_t>(i)] = true;
+        values.push_back(load<decltype(typed)>(bytes.data() + static_cast<std::size_t>(i) * size));
+      }
+    });
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       if (!used[i / size] && bytes[i] != kPoison) FAIL(name_ << ": a gap between rows was written");
     }

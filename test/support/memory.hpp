@@ -48,6 +48,9 @@ class Block {
 
   RawBytes image() const;
 
+  /// The memory as it is now; fails the test where a guard was written to.
+  RawBytes checked_image() const;
+
   std::string name_;
   std::size_t offset_;
   RawBytes payload_;

@@ -28,6 +28,7 @@ Placement place_matrix(Problem const& p, std::int64_t inputs, std::int64_t pitch
   std::int64_t const H = p.hidden_size;
   bool const input_by_gates = p.weight_format.shape == WeightFormat::Shape::kInputByGates;
   std::vector<std::int64_t> index;
+  index.reserve(static_cast<std::size_t>(inputs * 3 * H));
   for (std::int64_t k = 0; k < inputs; ++k) {
     for (std::int64_t gate = 0; gate < 3; ++gate) {
       for (std::int64_t unit = 0; unit < H; ++unit) {

@@ -29,7 +29,7 @@ enum class Layout {
 
 /// How products of float values are computed. Ignored for the other types.
 enum class Precision {
-  kFp32,        ///< float's own accuracy, by FFMA or by three TF32 products (3xTF32)
+  kFp32,        ///< float's own accuracy: FFMA, three TF32 products or six of bfloat16 parts
   kFp32Strict,  ///< FFMA alone
   kTf32,        ///< operands rounded to TF32
 };

@@ -2,14 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
+#include <gru/detail/cost_model.hpp>
 #include <gru/detail/cuda_types.cuh>
 #include <gru/detail/product.cuh>
 #include <gru/detail/sequence.hpp>
+#include <gru/detail/split_product.cuh>
 #include <gru/problem.hpp>
 
-/// Shapes of the products of a GRU layer, for every weight format and layout.
+/// The products of a GRU layer, for every weight format and layout.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -90,7 +94,7 @@ struct SequenceSplit {
   }
 };
 
-/// P [steps * N, 3H] = x W.
+/// P [steps * N, 3H] = x W, as one product.
 template <typename T>
 Product input_product(Problem const& p, std::int64_t steps, DeviceFacts const& facts,
                       std::size_t most_workspace) {
@@ -104,6 +108,123 @@ Product input_product(Problem const& p, std::int64_t steps, DeviceFacts const& f
   shape.batch = split.batch;
   return Product{shape, facts, most_workspace};
 }
+
+/// How the input product of a Problem is computed: by parts (see split_product.cuh), of all gates
+/// at once or of one after the other, or plainly.
+class InputParts {
+ public:
+  struct Scratch {
+    __nv_bfloat16* x = nullptr;
+    __nv_bfloat16* kernel = nullptr;
+  };
+
+  InputParts() = default;
+
+  /// `fixed_bytes` of the workspace are taken.
+  template <typename T>
+  static InputParts choose(Problem const& p, DeviceFacts const& facts, std::size_t fixed_bytes) {
+    InputParts parts;
+    constexpr int kMeasuredOn = 90;  // compute capability
+    bool const may = std::is_same_v<T, float> && p.precision == Precision::kFp32 &&
+                     facts.compute_capability == kMeasuredOn && p.steps > 0 && p.batch > 0;
+    // cuBLAS multiplies twice as slowly into rows that are no multiple of 8 wide.
+    if (!may || p.hidden_size % 8 != 0) return parts;
+    if (p.input_size > kLargestExtent / (2 * kSplitTerms)) return parts;
+    // A chunk of fewer rows would leave the tensor cores idle.
+    constexpr std::int64_t kLeastRows = 2048;
+    std::int64_t const N = p.batch;
+    std::int64_t const least_steps = std::min(p.steps, (kLeastRows + N - 1) / N);
+    std::size_t const p_bytes =
+        static_cast<std::size_t>(least_steps * N * 3 * p.hidden_size) * sizeof(float);
+    for (std::int64_t const gates : {3, 1}) {
+      parts.gates_ = gates;
+      Carver carver;
+      parts.lay_out(carver, p, least_steps);
+      std::size_t const bytes = fixed_bytes + p_bytes + carver.bytes();
+      // All gates at once as long as that leaves most of the workspace to the rows.
+      std::size_t const limit = gates == 3 ? p.workspace_limit / 2 : p.workspace_limit;
+      if (bytes <= limit) break;
+      parts.gates_ = 0;
+    }
+    if (predict_split_product(p) >= predict_plain_product(p)) parts.gates_ = 0;
+    return parts;
+  }
+
+  /// Gates whose columns of W are multiplied at once; 0: the product is plain.
+  std::int64_t gates() const { return gates_; }
+
+  Scratch lay_out(Carver& carver, Problem const& p, std::int64_t steps) const {
+    Scratch scratch;
+    if (gates_ == 0) return scratch;
+    std::int64_t const C = p.input_size;
+    scratch.x = carver.take<__nv_bfloat16>(SplitProduct::part_count(steps * p.batch, C));
+    scratch.kernel =
+        carver.take<__nv_bfloat16>(SplitProduct::part_count(gates_ * p.hidden_size, C));
+    return scratch;
+  }
+
+ private:
+  std::int64_t gates_ = 0;
+};
+
+/// P [steps * N, 3H] = x W.
+template <typename T>
+class InputProduct {
+ public:
+  InputProduct() = default;
+
+  InputProduct(Problem const& p, InputParts const& parts, std::int64_t steps,
+               DeviceFacts const& facts, std::size_t most_workspace)
+      : gates_{parts.gates()} {
+    if (gates_ == 0) {
+      plain_ = input_product<T>(p, steps, facts, most_workspace);
+      return;
+    }
+    x_.rows = sequence_rows(p, p.pitch.x, p.input_size);
+    x_.batch = p.batch;
+    x_.row_count = steps * p.batch;
+    x_.depth = p.input_size;
+    bool const in_rows = by_input(p);
+    kernel_.rows.step = in_rows ? 1 : kernel_pitch(p);
+    kernel_.depth_stride = in_rows ? kernel_pitch(p) : 1;
+    kernel_.row_count = gates_ * p.hidden_size;
+    kernel_.depth = p.input_size;
+    split_ = SplitProduct{
+        {x_.row_count, kernel_.row_count, p.input_size, 3 * p.hidden_size}, facts, most_workspace};
+  }
+
+  /// Without the parts.
+  std::size_t workspace_bytes() const {
+    return std::max(plain_.workspace_bytes(), split_.workspace_bytes());
+  }
+
+  /// Enqueues the product: x from the chunk's first row on.
+  void run(Execution const& execution, T const* x, WeightMatrix<T> const& kernel,
+           Accumulator<T>* product, InputParts::Scratch const& parts, void* workspace) const {
+    if (gates_ == 0) {
+      plain_.run(execution, 1, x, kernel.data, 0, product, workspace);
+      return;
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      SplitSource source = x_;
+      source.data = x;
+      SplitProduct::split(execution.stream, source, SplitSide::kLeft, parts.x);
+      for (std::int64_t position = 0; position < 3; position += gates_) {
+        source = kernel_;
+        source.data = kernel.gates_from(position);
+        SplitProduct::split(execution.stream, source, SplitSide::kRight, parts.kernel);
+        split_.run(execution, parts.x, parts.kernel, product + position * kernel.hidden, workspace);
+      }
+    }
+  }
+
+ private:
+  std::int64_t gates_ = 0;
+  Product plain_;
+  SplitProduct split_;
+  SplitSource x_;
+  SplitSource kernel_;  // of the gates that are multiplied at once
+};
 
 /// dx [steps, N, C] = dp [steps * N, 3H] W^T, where dp is the front of rows of 4H.
 template <typename T>

@@ -42,15 +42,17 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
  public:
   RecurrenceForwardEngine(Problem const& p, DeviceFacts const& facts)
       : problem_{p}, recurrence_{p, facts} {
-    ChunkPlan const plan = plan_chunks(p, [&](std::int64_t steps) {
+    auto const bytes = [&](std::int64_t steps) {
       Carver carver;
       lay_out(carver, steps, 0);
       return carver.bytes();
-    });
+    };
+    input_parts_ = InputParts::choose<T>(p, facts, bytes(0));
+    ChunkPlan const plan = plan_chunks(p, bytes);
     chunks_ = plan.chunks;
     if (chunks_.count == 0) return;
     input_ = {chunks_, [&](std::int64_t steps) {
-                return input_product<T>(p, steps, facts, plan.most_product_workspace);
+                return InputProduct<T>{p, input_parts_, steps, facts, plan.most_product_workspace};
               }};
     product_workspace_ = input_.workspace_bytes();
   }
@@ -77,6 +79,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     RecurrentForward<T> pass = make_pass(layer, tensors, buffers);
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
+    auto const kernel = kernel_matrix<T>(p, weights.kernel);
     for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
       pass.first_time = chunks_.first_time(chunk);
       pass.steps = static_cast<int>(chunks_.size_of(chunk));
@@ -86,8 +89,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
         pass.flags = buffers.flags;
       }
       input_.of(chunks_, chunk)
-          .run(execution, 1, tensors.x + x_rows.at(pass.first_time, 0), weights.kernel, 0,
-               buffers.p, buffers.product_workspace);
+          .run(execution, tensors.x + x_rows.at(pass.first_time, 0), kernel, buffers.p,
+               buffers.input_parts, buffers.product_workspace);
       recurrence_.run(execution.stream, pass, buffers.scratch);
     }
   }
@@ -100,6 +103,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     float* state = nullptr;         // [N, H] carried
     T* operand = nullptr;           // [N, H] the state as it multiplies R
     typename Recurrence::Scratch scratch;
+    InputParts::Scratch input_parts;
     void* product_workspace = nullptr;
   };
 
@@ -113,6 +117,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
     recurrence_.lay_out(carver, buffers.scratch);
+    buffers.input_parts = input_parts_.lay_out(carver, problem_, chunk_steps);
     buffers.product_workspace =
         carver.take<std::byte>(static_cast<std::int64_t>(product_workspace));
     return buffers;
@@ -165,8 +170,9 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
 
   Problem problem_;
   Recurrence recurrence_;
+  InputParts input_parts_;
   Chunks chunks_;
-  PerChunk<Product> input_;
+  PerChunk<InputProduct<T>> input_;
   std::size_t product_workspace_ = 0;
 };
 

@@ -103,16 +103,20 @@ class StepwiseForward final : public ForwardEngine<T> {
 
  public:
   StepwiseForward(Problem const& p, DeviceFacts const& facts) : problem_{p} {
-    ChunkPlan const plan = plan_chunks(p, [&](std::int64_t steps) {
+    auto const bytes = [&](std::int64_t steps) {
       Carver carver;
-      lay_out(carver, p, steps, 0);
+      lay_out(carver, steps, 0);
       return carver.bytes();
-    });
+    };
+    input_parts_ = InputParts::choose<T>(p, facts, bytes(0));
+    ChunkPlan const plan = plan_chunks(p, bytes);
     chunks_ = plan.chunks;
     if (chunks_.count == 0) return;
     std::int64_t const H = p.hidden_size;
     std::size_t const most = plan.most_product_workspace;
-    input_ = {chunks_, [&](std::int64_t steps) { return input_product<T>(p, steps, facts, most); }};
+    input_ = {chunks_, [&](std::int64_t steps) {
+                return InputProduct<T>{p, input_parts_, steps, facts, most};
+              }};
     bool const after = p.variant == Variant::kResetAfter;
     recurrent_ = recurrent_product<T>(p, p.batch, after ? 3 : 2, H, facts, most);
     if (!after) candidate_ = recurrent_product<T>(p, p.batch, 1, H, facts, most);
@@ -122,7 +126,7 @@ class StepwiseForward final : public ForwardEngine<T> {
 
   std::size_t workspace_bytes() const override {
     Carver carver;
-    lay_out(carver, problem_, chunks_.size, product_workspace_);
+    lay_out(carver, chunks_.size, product_workspace_);
     return carver.bytes();
   }
 
@@ -131,7 +135,7 @@ class StepwiseForward final : public ForwardEngine<T> {
     Problem const& p = problem_;
     if (p.batch == 0) return;
     Carver carver{workspace.data};
-    Buffers const buffers = lay_out(carver, p, chunks_.size, product_workspace_);
+    Buffers const buffers = lay_out(carver, chunks_.size, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
     Start<T> const start =
         make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
@@ -141,12 +145,13 @@ class StepwiseForward final : public ForwardEngine<T> {
     auto const recurrent = prepare_recurrent_kernel(p, layer, weights.recurrent_kernel,
                                                     buffers.dropped_weights, execution.stream);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
+    auto const kernel = kernel_matrix<T>(p, weights.kernel);
     std::int64_t i = 0;  // steps done
     for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
       std::int64_t const first_time = chunks_.first_time(chunk);
       input_.of(chunks_, chunk)
-          .run(execution, 1, tensors.x + x_rows.at(first_time, 0), weights.kernel, 0, buffers.p,
-               buffers.product_workspace);
+          .run(execution, tensors.x + x_rows.at(first_time, 0), kernel, buffers.p,
+               buffers.input_parts, buffers.product_workspace);
       for (std::int64_t end = i + chunks_.size_of(chunk); i < end; ++i) {
         ForwardStep<T> step;
         step.t = schedule.time(i);
@@ -178,11 +183,12 @@ class StepwiseForward final : public ForwardEngine<T> {
     T* operand = nullptr;          // [N, H] the state as it multiplies R
     T* reset_operand = nullptr;    // [N, H] reset before: r * s as it multiplies R_g
     T* dropped_weights = nullptr;  // as R
+    InputParts::Scratch input_parts;
     void* product_workspace = nullptr;
   };
 
-  static Buffers lay_out(Carver& carver, Problem const& p, std::int64_t chunk_steps,
-                         std::size_t product_workspace) {
+  Buffers lay_out(Carver& carver, std::int64_t chunk_steps, std::size_t product_workspace) const {
+    Problem const& p = problem_;
     std::int64_t const values = p.batch * p.hidden_size;
     bool const before = p.variant == Variant::kResetBefore;
     Buffers buffers;
@@ -193,6 +199,7 @@ class StepwiseForward final : public ForwardEngine<T> {
     buffers.operand = carver.take<T>(values);
     buffers.reset_operand = carver.take<T>(before ? values : 0);
     buffers.dropped_weights = carver.take<T>(dropped_weights_size(p));
+    buffers.input_parts = input_parts_.lay_out(carver, p, chunk_steps);
     buffers.product_workspace =
         carver.take<std::byte>(static_cast<std::int64_t>(product_workspace));
     return buffers;
@@ -219,8 +226,9 @@ class StepwiseForward final : public ForwardEngine<T> {
   }
 
   Problem problem_;
+  InputParts input_parts_;
   Chunks chunks_;
-  PerChunk<Product> input_;
+  PerChunk<InputProduct<T>> input_;
   Product recurrent_;  // of all gates, or of z and r (reset before)
   Product candidate_;  // of g (reset before)
   std::size_t product_workspace_ = 0;

@@ -49,6 +49,11 @@ TEMPLATE_TEST_CASE("Device engine: a step in place equals one out of place", "",
   for_each_engine<TestType>(check_steps_in_place);
 }
 
+TEMPLATE_TEST_CASE("Device engine: a step without h gives the same state", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  for_each_engine<TestType>(check_steps_without_h);
+}
+
 TEMPLATE_TEST_CASE("Device engine: accumulating on a gradient equals twice the gradient", "", float,
                    double, Eigen::half, Eigen::bfloat16) {
   for_each_engine<TestType>(check_accumulating_twice_equals_twice);

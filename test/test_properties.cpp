@@ -41,6 +41,11 @@ TEMPLATE_TEST_CASE("Host engine: a step in place equals one out of place", "", f
   check_steps_in_place(host_engine<TestType>());
 }
 
+TEMPLATE_TEST_CASE("Host engine: a step without h gives the same state", "", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  check_steps_without_h(host_engine<TestType>());
+}
+
 TEMPLATE_TEST_CASE("Host engine: accumulating on a gradient equals twice the gradient", "", float,
                    double, Eigen::half, Eigen::bfloat16) {
   check_accumulating_twice_equals_twice(host_engine<TestType>());

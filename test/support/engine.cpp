@@ -538,7 +538,7 @@ Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming st
   std::int64_t const H = layer.H();
   bool const reverse = layer.problem.direction == Direction::kReverse;
   Results results;
-  results.h.resize(static_cast<std::size_t>(layer.T() * layer.N() * H));
+  if (streaming.with_h) results.h.resize(static_cast<std::size_t>(layer.T() * layer.N() * H));
   Values state = layer.h0;
   for (std::int64_t i = 0; i < layer.T(); ++i) {
     std::int64_t const t = reverse ? layer.T() - 1 - i : i;
@@ -554,7 +554,7 @@ Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming st
     Tensor const old_state = std::move(inputs.h0);
     inputs.h0 = {};
     Tensor const& new_state = overwrites ? old_state : fresh_state;
-    Tensor const h = make.output("h", true, place_state(p, H, p.pitch.h), type);
+    Tensor const h = make.output("h", streaming.with_h, place_state(p, H, p.pitch.h), type);
     Block const workspace = make.workspace(p, backend.forward_bytes(p).workspace);
     StepTensors<T> tensors;
     inputs.set_common(tensors);
@@ -567,6 +567,7 @@ Results stream_layer(Backend<T> const& backend, Layer const& layer, Streaming st
     inputs.check_unchanged();
     if (!overwrites) old_state.check_unchanged();
     state = new_state.read();
+    if (!streaming.with_h) continue;
     Values const rows = h.read();
     std::copy(rows.begin(), rows.end(), results.h.begin() + t * layer.N() * H);
   }

@@ -11,6 +11,7 @@ namespace gru::test {
 /// How a layer is run step by step.
 struct Streaming {
   bool in_place = false;  ///< The new state is written over the old one.
+  bool with_h = true;     ///< Each step asks for h.
 };
 
 /// An engine for one type as checks see it: canonical layers in, canonical results out.
@@ -28,7 +29,7 @@ class Engine {
   /// Forward and, where the Problem keeps what it needs, backward.
   virtual Results run(Layer const& layer) const = 0;
 
-  /// The layer by single-step calls; gives h and final_state. Takes no lengths.
+  /// The layer by single-step calls; gives h, if asked for, and final_state. Takes no lengths.
   virtual Results stream(Layer const& layer, Streaming streaming = {}) const = 0;
 
   /// The bytes that the two passes ask for.

@@ -8,10 +8,7 @@
 
 namespace gru::test {
 
-/// Whether the CUDA toolkit knows green contexts as this header uses them.
-inline constexpr bool kHasGreenContexts = CUDART_VERSION >= 12050;
-
-#if CUDART_VERSION >= 12050
+#if CUDART_VERSION >= 12050  // green contexts came with CUDA 12.4
 
 /// A function of the driver, which the tests do not link. Function is decltype(&name).
 template <typename Function>

@@ -302,6 +302,19 @@ void check_float_states_stream_without_loss(Engine const& engine) {
   });
 }
 
+void check_steps_without_h(Engine const& engine) {
+  Choices choices;
+  choices.keep_for_backward = false;
+  choices.zoneout = Masks::kDrawn;
+  for_each_kind(choices, [&](Choices const& c) {
+    Layer const layer = make_layer(c, {3, 5, 3, 33}, engine.type(), 19);
+    Streaming without_h;
+    without_h.with_h = false;
+    check_same_bits("final_state", engine.stream(layer, without_h).final_state,
+                    engine.stream(layer).final_state);
+  });
+}
+
 void check_steps_in_place(Engine const& engine) {
   Choices choices;
   choices.keep_for_backward = false;

@@ -14,6 +14,7 @@ void check_batch_major_equals_time_major(Engine const& engine);
 void check_steps_equal_the_sequence(Engine const& engine);
 void check_float_states_stream_without_loss(Engine const& engine);
 void check_steps_in_place(Engine const& engine);
+void check_steps_without_h(Engine const& engine);
 void check_accumulating_twice_equals_twice(Engine const& engine);
 void check_reruns_have_the_same_bits(Engine const& engine);
 void check_reserve_policies_agree(Engine const& engine);

@@ -152,7 +152,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   }
   if (threadIdx.x < 2 * tiles) {
     ptx::init_barrier(barriers + 8 * threadIdx.x);
-    ptx::expect_bytes(barriers + 8 * threadIdx.x, Shape::kOperands);
+    // The first step waits for nothing.
+    ptx::expect_bytes(barriers + 8 * threadIdx.x, threadIdx.x % 2 == 0 ? 0 : Shape::kOperands);
   }
   ptx::fence_barriers();
   typename Shape::Inputs inputs{pass,      shared + inputs_at, static_cast<int>(threadIdx.x),
@@ -180,6 +181,11 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   ptx::keep(receive_at);
   ptx::keep(send_at);
   bool expired = false;
+  // Prepares a barrier for the step after the next. Operands that come before that count, too. One
+  // whose phase is not complete must not be armed again.
+  auto const arm = [&](std::uint32_t barrier) {
+    if (threadIdx.x == 0 && !expired) ptx::expect_bytes(barrier, Shape::kOperands);
+  };
   int turn = 0;
 #pragma unroll 1
   for (int i = 0; i < pass.steps; ++i) {
@@ -192,21 +198,21 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       bool const finishes = tile % Shape::kTilesApart == first_tile;
       int const lane_tile = tile / Shape::kTilesApart;
 
+      StepInput<2> input = {};
+      if (kOneTile && finishes) input = inputs.read(i, lane_tile);
+
       // 1. Wait.
       std::uint32_t const barrier = barriers + 8 * (tile * 2 + buffer);
-      if (i > 0) {
-        std::uint32_t const parity = (i - 1) >> 1 & 1;
-        std::uint32_t polls = 0;
-        while (!expired && !ptx::is_complete(barrier, parity)) {
-          if (++polls > pass.most_polls) {
-            expired = true;
-            finisher.poison();
-            pass.expire();
-          }
+      std::uint32_t polls = 0;
+      while (!ptx::is_complete(barrier, i >> 1 & 1)) {
+        if (expired) break;
+        if (++polls > pass.most_polls) {
+          expired = true;
+          finisher.poison();
+          pass.expire();
         }
-        // A barrier whose phase is not complete must not be armed again.
-        if (threadIdx.x == 0 && !expired) ptx::expect_bytes(barrier, Shape::kOperands);
       }
+      if constexpr (!kOneTile) arm(barrier);
 
       // 2. Multiply.
       float sums[3][4] = {};
@@ -248,8 +254,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
           ptx::store_shared_pair(to + swap_turn + gate * 256, sums[gate][0], sums[gate][2]);
         }
       }
-      StepInput<2> input = {};
-      if (finishes) input = inputs.read(i, lane_tile);
+      if (!kOneTile && finishes) input = inputs.read(i, lane_tile);
       ptx::meet(1 + group, 32 * kSplit);
       if (!finishes) continue;
       float mine[3][2];
@@ -290,6 +295,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
           ptx::store_async(there, words, there + to_barrier);
         }
       }
+      if constexpr (kOneTile) arm(barrier);
 
       // 6. What others see.
       finisher.write(result, input, lane_tile, state);

@@ -62,7 +62,7 @@ TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() t
   detail::start_exchange_kernel<Shape><<<(words + 255) / 256, 256>>>(pass);
   check_cuda(cudaGetLastError(), "the launch");
   auto* const kernel = &detail::grid_forward_kernel<Shape>;
-  int const bytes = Shape::shared_bytes(pass.tiles);
+  int const bytes = Shape::layout(pass.tiles).bytes;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "the kernel's shared memory");
   kernel<<<1, Shape::kThreads, bytes>>>(pass);

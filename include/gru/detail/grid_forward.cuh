@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,33 +13,37 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
+/// A step's time where each group has one tile, and where it has several: base + tiles * tile.
+/// H200, sm_90a.
+struct GridCosts {
+  double one_tile_us;
+  double base_us;
+  double tile_us;
+};
+
 /// A shape of the grid kernel for one T, as the engine sees it.
 template <typename T>
 struct GridKernel {
   int units = 0;        // the largest H
   int block_units = 0;  // units that a block computes
   int threads = 0;
-  int tile_bytes = 0;      // of the exchange
-  double one_tile_us = 0;  // a step where each group has one tile
-  double tile_us = 0;      // a step, for each of several tiles
-  double base_us = 0;      // and beside them
+  int tile_bytes = 0;  // of the exchange
+  GridCosts costs = {};
   PackedOrder (*packed_order)(int ranks) = nullptr;
-  int (*shared_bytes)(int tiles) = nullptr;
+  GridLayout (*layout)(int tiles) = nullptr;
   void (*start)(GridForward<T>) = nullptr;
   void (*forward)(GridForward<T>) = nullptr;
 
   template <typename Shape>
-  static GridKernel of(double one_tile_us, double base_us, double tile_us) {
+  static GridKernel of(GridCosts const& costs) {
     GridKernel kernel;
     kernel.units = Shape::kUnits;
     kernel.block_units = Shape::kBlockUnits;
     kernel.threads = Shape::kThreads;
     kernel.tile_bytes = Shape::kTile;
-    kernel.one_tile_us = one_tile_us;
-    kernel.base_us = base_us;
-    kernel.tile_us = tile_us;
+    kernel.costs = costs;
     kernel.packed_order = &Shape::packed_order;
-    kernel.shared_bytes = &Shape::shared_bytes;
+    kernel.layout = &Shape::layout;
     kernel.start = &start_exchange_kernel<Shape>;
     kernel.forward = &grid_forward_kernel<Shape>;
     return kernel;
@@ -50,27 +53,27 @@ struct GridKernel {
     return static_cast<int>((hidden + block_units - 1) / block_units);
   }
 
-  /// All shapes for a precision.
+  /// All shapes for a precision. Blocks of 16 units are faster where each group has a tile or two,
+  /// since they multiply less; blocks of 32 units make twice the groups.
   static std::vector<GridKernel> all(Precision precision) {
     constexpr Multiplication kDirect = Multiplication::kDirect;
+    constexpr Multiplication kSplit = Multiplication::kSplit;
     if constexpr (sizeof(T) == 2) {
-      return {of<GridShape<T, kDirect, 1, 4>>(1.3, 0.8, 0.4),
-              of<GridShape<T, kDirect, 2, 4>>(1.5, 0.8, 0.6),
-              of<GridShape<T, kDirect, 1, 6>>(1.6, 0.8, 0.5),
-              of<GridShape<T, kDirect, 1, 8>>(1.9, 0.8, 0.7)};
+      return {of<GridShape<T, kDirect, 1, 4>>({1.10, 0.25, 0.52}),
+              of<GridShape<T, kDirect, 2, 3>>({1.22, 0.20, 0.70}),
+              of<GridShape<T, kDirect, 2, 4>>({1.40, 0.35, 0.78}),
+              of<GridShape<T, kDirect, 1, 6>>({1.22, 0.20, 0.63}),
+              of<GridShape<T, kDirect, 1, 8>>({1.37, 0.30, 0.75})};
     } else if (precision == Precision::kTf32) {
-      return of_float<kDirect>(1);
+      return {of<GridShape<T, kDirect, 1, 4>>({1.08, 0.25, 0.52}),
+              of<GridShape<T, kDirect, 2, 4>>({1.42, 0.40, 0.78}),
+              of<GridShape<T, kDirect, 1, 8>>({1.42, 0.30, 0.74})};
     } else if (precision == Precision::kFp32) {
-      return of_float<Multiplication::kSplit>(2);
+      return {of<GridShape<T, kSplit, 1, 4>>({1.65, 0.20, 1.03}),
+              of<GridShape<T, kSplit, 2, 4>>({2.39, 0.30, 1.75}),
+              of<GridShape<T, kSplit, 1, 8>>({2.58, 0.20, 1.91})};
     }
     return {};
-  }
-
- private:
-  template <Multiplication multiplication>
-  static std::vector<GridKernel> of_float(double products) {
-    return {of<GridShape<T, multiplication, 2, 4>>(1.5 * products, 0.8, 0.6 * products),
-            of<GridShape<T, multiplication, 1, 8>>(1.9 * products, 0.8, 0.7 * products)};
   }
 };
 
@@ -80,6 +83,7 @@ struct GridPlan {
   int groups = 0;  // of a launch; 0 where not even one fits on the device
   int tiles = 0;   // of a group
   std::int64_t launches = 0;
+  int shared_bytes = 0;
 };
 
 /// A cooperative launch. The attribute must outlive the configuration that points to it.
@@ -113,14 +117,13 @@ GridPlan plan_grid(GridKernel<T> const& kernel, std::int64_t hidden, std::int64_
   GridPlan plan;
   plan.ranks = kernel.ranks(hidden);
   int most_tiles = kMostTiles;
-  while (most_tiles > 0 && kernel.shared_bytes(most_tiles) > shared_limit) --most_tiles;
+  while (most_tiles > 0 && kernel.layout(most_tiles).bytes > shared_limit) --most_tiles;
   if (most_tiles == 0) return plan;
   GRU_CUDA_TRY(cudaFuncSetAttribute(kernel.forward, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     shared_limit));
   int blocks = 0;  // on a multiprocessor
   GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &blocks, kernel.forward, kernel.threads,
-      static_cast<std::size_t>(kernel.shared_bytes(most_tiles))));
+      &blocks, kernel.forward, kernel.threads, static_cast<std::size_t>(shared_limit)));
   std::int64_t const all_tiles = std::max<std::int64_t>(1, (batch + kTileRows - 1) / kTileRows);
   std::int64_t const most_groups =
       std::min<std::int64_t>(blocks * facts.multiprocessors / plan.ranks, all_tiles);
@@ -130,6 +133,7 @@ GridPlan plan_grid(GridKernel<T> const& kernel, std::int64_t hidden, std::int64_
   plan.tiles = static_cast<int>((of_group + plan.launches - 1) / plan.launches);
   std::int64_t const of_launch = (all_tiles + plan.launches - 1) / plan.launches;
   plan.groups = static_cast<int>((of_launch + plan.tiles - 1) / plan.tiles);
+  plan.shared_bytes = kernel.layout(plan.tiles).bytes;
   return plan;
 }
 
@@ -161,7 +165,7 @@ class GridRecurrence {
       if (kernel.units < p.hidden_size) continue;
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;
-      double const us = predict_step(kernel, plan);
+      double const us = predict_step(kernel.costs, plan);
       if (!obstacle_.empty() || us < step_us_) {
         kernel_ = kernel;
         plan_ = plan;
@@ -197,7 +201,7 @@ class GridRecurrence {
     pass.tiles = plan_.tiles;
     auto const start_blocks = static_cast<unsigned>((exchange_words() + 255) / 256);
     CooperativeLaunch const launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
-                                   kernel_.shared_bytes(plan_.tiles)};
+                                   plan_.shared_bytes};
     for (std::int64_t i = 0; i < plan_.launches; ++i) {
       pass.first_tile = static_cast<int>(i * plan_.groups * plan_.tiles);
       kernel_.start<<<start_blocks, 256, 0, stream>>>(pass);
@@ -207,9 +211,9 @@ class GridRecurrence {
   }
 
  private:
-  static double predict_step(GridKernel<T> const& kernel, GridPlan const& plan) {
+  static double predict_step(GridCosts const& costs, GridPlan const& plan) {
     double const one =
-        plan.tiles == 1 ? kernel.one_tile_us : kernel.base_us + plan.tiles * kernel.tile_us;
+        plan.tiles == 1 ? costs.one_tile_us : costs.base_us + plan.tiles * costs.tile_us;
     return static_cast<double>(plan.launches) * one;
   }
 

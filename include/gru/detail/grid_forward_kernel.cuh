@@ -18,7 +18,7 @@
 /// Words, beside those of tensor_core.cuh. A *rank* is a block's number in its group; it computes
 /// 16 or 32 units. An *operand* is the state as it multiplies R. A *word* is 4 bytes of operands.
 ///
-/// A block has 8 product warps, which divide the depth among them, and 2 or 4 finishing warps.
+/// A block has 8 product warps, which divide the depth among them, and 4 finishing warps.
 /// One step of one tile:
 ///   1. each product warp polls for the operands of its part of the depth, all units of the layer
 ///      taken together by the 8 warps;
@@ -38,9 +38,9 @@
 /// again in step i - 1 + kSlots.
 ///   Words are written and read by relaxed operations, which order nothing but one word. That a
 /// word's reset comes before its next poll follows from fences that every warp executes in each
-/// kFenceSteps-th step: reset in step i; fence, in step i + 3 at the latest; a word published after
-/// that by the same lane, for step i + 5 at the latest; read by the lane that will poll; its fence,
-/// in step i + 8 at the latest; poll in step i + 15.
+/// kFenceSteps-th step: reset in step i; fence, in step i + 7 at the latest; a word published after
+/// that by the same lane, for step i + 9 at the latest; read by the lane that will poll; its fence,
+/// in step i + 16 at the latest; poll for step i - 1 + kSlots, after step i + 18.
 ///
 /// Waits. All blocks must be resident at once. A poll that goes on for too long sets the status and
 /// ends, all later ones of the warp end at once, and the block publishes NaN from there on, so that
@@ -74,11 +74,6 @@ __device__ inline void fence_device() {
   asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
-/// As copy_async<16>, past the L1 cache, which does not see what other blocks write.
-__device__ inline void copy_async_past_l1(std::uint32_t to, void const* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
 /// A barrier in shared memory that `arrivals` arrivals complete, again and again.
 __device__ inline void init_barrier(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -109,73 +104,91 @@ __device__ inline void wait(std::uint32_t barrier, std::uint32_t parity) {
   }
 }
 
-/// Takes registers from, or gives them back to, the block's pool: all warps of a group of four. In
-/// builds for sm_90a; others divide them evenly.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// Takes registers from the block's pool, or gives them back: all of four neighbouring warps, so
+/// that each thread has that many.
 template <int kRegisters>
 __device__ void take_registers() {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-#endif
 }
 template <int kRegisters>
 __device__ void give_registers() {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-#endif
 }
+
+#endif
 
 }  // namespace GRU_DEVICE_NAMESPACE
 }  // namespace ptx
 
 inline namespace GRU_DEVICE_NAMESPACE {
 
+inline constexpr int kSlots = 20;                       // of the exchange
+inline constexpr int kFenceSteps = 8;                   // from fence to fence
+inline constexpr std::uint32_t kNothing = 0xffffffffu;  // a word not published yet
+
+/// Where things lie in a block's shared memory, and its size, in bytes.
+struct GridLayout {
+  int sums;      // of the product warps, after their part of R
+  int barriers;  // and the mark of a wait that expired
+  int inputs;
+  int states;
+  int bytes;
+};
+
 /// How a layer is spread over a group of blocks. H is padded to kDepth depth blocks a warp.
+///
+/// The finishing warps of a tile are a *set*: 2 warps for 16 units, 4 for 32. There are 4 finishing
+/// warps, so that for 16 units a second set takes the odd tiles.
 template <typename T, Multiplication multiplication, int kGroups_, int kDepth_>
 struct GridShape {
   using Value = T;
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr int kGroups = kGroups_;  // of 16 units a block
   static constexpr int kDepth = kDepth_;    // depth blocks of a product warp
-
-  // Of these, how many have their part of R in shared memory: what 144 registers a lane do not
-  // hold, or 96 in a build that cannot give the product warps more registers than the others.
-  static constexpr int kLeastSharedDepth = kDepth > 6 / kGroups ? kDepth - 6 / kGroups : 0;
-  static constexpr int kMostSharedDepth = kDepth > 4 / kGroups ? kDepth - 4 / kGroups : 0;
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  static constexpr int kSharedDepth = kLeastSharedDepth;
-#else
-  static constexpr int kSharedDepth = kMostSharedDepth;
-#endif
-
   static constexpr int kProductWarps = 8;
-  static constexpr int kFinishingWarps = 2 * kGroups;
-  static constexpr int kFinishingLanes = 32 * kFinishingWarps;
-  static constexpr int kThreads = 384;  // registers are given and taken by four warps together
+  static constexpr int kSetWarps = 2 * kGroups;
+  static constexpr int kSets = 2 / kGroups;
+  static constexpr int kThreads = 32 * (kProductWarps + kSets * kSetWarps);
   static constexpr int kGates = 3 * kGroups;  // mma's side by side
   static constexpr int kBlockUnits = kGroups * kGroupUnits;
   static constexpr int kUnits = kProductWarps * kDepth * kDepthBlock<T>;  // H, padded
 
-  using Inputs = InputRing<T, 2, kFinishingLanes, kTileRows>;
+  // How many of a warp's depth blocks have their part of R in shared memory: what 96 registers of
+  // a lane do not hold. Builds for sm_90a, where the product warps take registers from the
+  // finishing warps, hold 144 unless other values need them.
+  static constexpr int kMostSharedDepth = kDepth > 4 / kGroups ? kDepth - 4 / kGroups : 0;
+  static constexpr int kLeastSharedDepth = kDepth > 6 / kGroups ? kDepth - 6 / kGroups : 0;
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  static constexpr int kSharedDepth =
+      multiplication == Multiplication::kSplit ? kMostSharedDepth : kLeastSharedDepth;
+#else
+  static constexpr int kSharedDepth = kMostSharedDepth;
+#endif
 
   // Bytes.
   static constexpr int kTile = kProductWarps * kDepth * 512;  // the operands of a tile
   static constexpr int kWarpSums = kGates * 512;
-  static constexpr int kSums = kProductWarps * kWarpSums;  // one buffer
-  static constexpr int kStates = kFinishingLanes * 8;      // of a tile
-  static constexpr int kWarpWeights = kGates * 1024;       // of a depth block
+  static constexpr int kSums = kProductWarps * kWarpSums;     // one buffer
+  static constexpr int kWarpWeights = kGates * 1024;          // of a depth block
+  static constexpr int kStates = 32 * kSetWarps * kSets * 8;  // of a tile of each set
 
-  // Where things lie in shared memory.
-  static constexpr int kWeightsAt = 0;
-  static constexpr int kSumsAt = kProductWarps * kMostSharedDepth * kWarpWeights;
-  static constexpr int kBarriersAt = kSumsAt + 2 * kSums;
-  static constexpr int kAheadAt = kBarriersAt + 64;
-  static constexpr int kInputsAt = kAheadAt + 2 * kTile;
+  using Inputs = InputRing<T, 2, 32 * kSetWarps * kSets, kTileRows * kSets>;
 
-  GRU_HOST_DEVICE static constexpr int states_at(int tiles) {
-    return kInputsAt + Inputs::shared_bytes(tiles);
+  /// The most tiles of one set.
+  GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) {
+    return (tiles + kSets - 1) / kSets;
   }
-  GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
-    return states_at(tiles) + tiles * kStates;
+
+  GRU_HOST_DEVICE static constexpr GridLayout layout(int tiles) {
+    GridLayout layout = {};
+    layout.sums = kProductWarps * kMostSharedDepth * kWarpWeights;
+    layout.barriers = layout.sums + 2 * kSums;
+    layout.inputs = layout.barriers + 64;
+    layout.states = layout.inputs + Inputs::shared_bytes(lane_tiles(tiles));
+    layout.bytes = layout.states + lane_tiles(tiles) * kStates;
+    return layout;
   }
 
   GRU_HOST_DEVICE static PackedOrder packed_order(int ranks) {
@@ -188,10 +201,6 @@ struct GridShape {
     return order;
   }
 };
-
-inline constexpr int kSlots = 16;                       // of the exchange
-inline constexpr int kFenceSteps = 4;                   // from fence to fence
-inline constexpr std::uint32_t kNothing = 0xffffffffu;  // a word not published yet
 
 /// A word of operands that is not kNothing, although it may hold NaN.
 __device__ inline std::uint32_t publishable(std::uint32_t word) {
@@ -211,11 +220,10 @@ struct GridForward {
   int groups = 0;
   int tiles = 0;       // of a group
   int first_tile = 0;  // of the launch
-  int first_poll = 0;  // cycles from a tile's sums to the first poll for the next tile
 };
 
 /// Fills the exchange: the first step's operands in the first slot, nothing in the others, and
-/// zeros for the units from `published` on, which no block computes.
+/// zeros for the units that no block computes.
 template <typename Shape>
 GRU_KERNEL void start_exchange_kernel(GridForward<typename Shape::Value> pass) {
   using T = typename Shape::Value;
@@ -253,23 +261,35 @@ struct GridBlock {
 
   GridForward<T> const& pass;
   std::byte* shared;
+  GridLayout layout;
   int group;
   int rank;
+
+  __device__ GridBlock(GridForward<T> const& p, std::byte* shared_memory)
+      : pass{p},
+        shared{shared_memory},
+        layout{Shape::layout(p.tiles)},
+        group{static_cast<int>(blockIdx.x) / p.ranks},
+        rank{static_cast<int>(blockIdx.x) % p.ranks} {}
 
   __device__ std::uint32_t shared_at(int offset) const {
     return ptx::shared_address(shared) + offset;
   }
   /// Completed when the product warps have left the sums in this buffer.
   __device__ std::uint32_t full(std::uint32_t buffer) const {
-    return shared_at(Shape::kBarriersAt) + buffer * 8;
+    return shared_at(layout.barriers) + buffer * 8;
   }
   /// Completed when the finishing warps have read them.
   __device__ std::uint32_t empty(std::uint32_t buffer) const {
-    return shared_at(Shape::kBarriersAt) + 16 + buffer * 8;
+    return shared_at(layout.barriers) + 16 + buffer * 8;
   }
   /// Whether a wait of the block has expired.
   __device__ int volatile& expired() const {
-    return *reinterpret_cast<int volatile*>(shared + Shape::kBarriersAt + 32);
+    return *reinterpret_cast<int volatile*>(shared + layout.barriers + 32);
+  }
+  /// The first row of a tile of the group.
+  __device__ int first_row(int tile) const {
+    return (pass.first_tile + group * pass.tiles + tile) * kTileRows;
   }
   /// The operands of a tile of the group for the chunk's i-th step.
   __device__ std::byte* operands(int i, int tile) const {
@@ -278,28 +298,137 @@ struct GridBlock {
   }
 };
 
-__device__ inline bool is_missing(ptx::Words4 const& words) {
-  return words.x == kNothing || words.y == kNothing || words.z == kNothing || words.w == kNothing;
+/// The buffers of sums in the order in which a warp uses them, and the parity of their uses. Sets
+/// have a buffer each; where there is one set, it uses them in turns.
+template <int kSets>
+struct BufferTurns {
+  std::uint32_t buffer = 0;
+  std::uint32_t parities = 0;
+
+  __device__ void choose(int tile) {
+    if constexpr (kSets == 2) buffer = tile & 1;
+  }
+  __device__ std::uint32_t parity() const { return parities >> buffer & 1; }
+  __device__ void advance() {
+    parities ^= 1u << buffer;
+    if constexpr (kSets == 1) buffer ^= 1;
+  }
+};
+
+/// Walks over the tiles of a group, step by step: a tile's number, its operands, and how many rows
+/// of the batch there are from its first on.
+template <typename Shape>
+class TileCursor {
+ public:
+  template <typename T>
+  __device__ TileCursor(GridForward<T> const& pass, int group)
+      : tiles_{pass.tiles},
+        rows_of_group_{pass.steps.batch - (pass.first_tile + group * pass.tiles) * kTileRows},
+        slot_bytes_{pass.groups * pass.tiles * Shape::kTile},
+        at_{pass.exchange + group * pass.tiles * Shape::kTile},
+        rows_{rows_of_group_} {}
+
+  __device__ int tile() const { return tile_; }
+  __device__ int rows() const { return rows_; }
+  __device__ std::byte* operands() const { return at_; }
+
+  /// Goes on; true where the tile was the step's last.
+  __device__ bool advance() {
+    at_ += Shape::kTile;
+    rows_ -= kTileRows;
+    if (++tile_ < tiles_) return false;
+    tile_ = 0;
+    rows_ = rows_of_group_;
+    at_ += slot_bytes_ - tiles_ * Shape::kTile;
+    if (++slot_ == kSlots) {
+      slot_ = 0;
+      at_ -= kSlots * slot_bytes_;
+    }
+    return true;
+  }
+
+ private:
+  int tiles_;
+  int rows_of_group_;
+  int slot_bytes_;
+  std::byte* at_;
+  int rows_;
+  int tile_ = 0;
+  int slot_ = 0;
+};
+
+/// Whether any word was not published yet: the greatest tells.
+template <int kCount>
+__device__ bool is_missing(ptx::Words4 const (&words)[kCount]) {
+  std::uint32_t greatest[kCount];
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    greatest[j] = max(max(words[j].x, words[j].y), max(words[j].z, words[j].w));
+  }
+#pragma unroll
+  for (int distance = 1; distance < kCount; distance *= 2) {
+#pragma unroll
+    for (int j = 0; j + distance < kCount; j += 2 * distance) {
+      greatest[j] = max(greatest[j], greatest[j + distance]);
+    }
+  }
+  return greatest[0] == kNothing;
 }
 
-/// Waits until none of the lane's words is missing; false where the wait expires.
+/// Waits until none of the lane's words is missing; false where the wait expires. A lane whose row
+/// is beyond the batch has no words.
 template <int kCount>
 __device__ bool receive(ptx::Words4 (&words)[kCount], std::byte const* from,
                         std::uint32_t most_polls) {
   std::uint32_t polls = 0;
-  while (true) {
-    bool missing = false;
+  while (__any_sync(0xffffffffu, is_missing(words))) {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (is_missing(words[j])) {
-        missing = true;
+      ptx::Words4 const& w = words[j];
+      if (max(max(w.x, w.y), max(w.z, w.w)) == kNothing) {
         words[j] = ptx::load_relaxed_16(from + j * 512);
       }
     }
-    if (!__any_sync(0xffffffffu, missing)) return true;
     if (++polls > most_polls) return false;
   }
+  return true;
 }
+
+/// The sums of a product warp. 3xTF32 keeps those of the small products apart, so that fewer mma's
+/// wait for each other.
+template <typename T, Multiplication multiplication, int kCount>
+class Sums {
+ public:
+  /// Adds R's fragments r times the operand's words b0, b1.
+  __device__ void add(ptx::Words4 const (&r)[kCount], std::uint32_t b0, std::uint32_t b1) {
+#pragma unroll
+    for (int m = 0; m < kCount; ++m) ptx::multiply_add<T>(sums_[m], r[m], b0, b1);
+    if constexpr (kIsSplit) {
+      // What a TF32 operand's low 13 bits hold is ignored.
+      std::uint32_t const rest0 = ptx::tf32_rest(b0);
+      std::uint32_t const rest1 = ptx::tf32_rest(b1);
+#pragma unroll
+      for (int m = 0; m < kCount; ++m) ptx::multiply_add<T>(small_[m], r[m], rest0, rest1);
+#pragma unroll
+      for (int m = 0; m < kCount; ++m) {
+        ptx::Words4 const rest = {ptx::tf32_rest(r[m].x), ptx::tf32_rest(r[m].y),
+                                  ptx::tf32_rest(r[m].z), ptx::tf32_rest(r[m].w)};
+        ptx::multiply_add<T>(small_[m], rest, b0, b1);
+      }
+    }
+  }
+
+  __device__ float get(int m, int value) const {
+    if constexpr (kIsSplit) return sums_[m][value] + small_[m][value];
+    return sums_[m][value];
+  }
+
+ private:
+  static constexpr bool kIsSplit = multiplication == Multiplication::kSplit;
+
+  float sums_[kCount][4] = {};
+  float small_[kIsSplit ? kCount : 1][4] = {};
+};
 
 /// The life of a product warp.
 template <typename Shape>
@@ -307,17 +436,16 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   using T = typename Shape::Value;
   constexpr int kDepth = Shape::kDepth;
   constexpr int kGates = Shape::kGates;
-  constexpr int kInRegisters = kDepth - Shape::kSharedDepth;
+  constexpr int kSharedDepth = Shape::kSharedDepth;
+  constexpr int kInRegisters = kDepth - kSharedDepth;
   GridForward<T> const& pass = block.pass;
   int const warp = static_cast<int>(threadIdx.x) / 32;
   int const lane = static_cast<int>(threadIdx.x) % 32;
   int const steps = pass.steps.steps;
-  int const tiles = pass.tiles;
 
   // This warp's part of R.
   ptx::Words4 weights[kInRegisters][kGates][2];
-  int const my_weights =
-      Shape::kWeightsAt + warp * Shape::kSharedDepth * Shape::kWarpWeights + lane * 16;
+  int const my_weights = warp * kSharedDepth * Shape::kWarpWeights + lane * 16;
   {
     PackedOrder const order = Shape::packed_order(pass.ranks);
     auto const* const packed = reinterpret_cast<uint4 const*>(pass.packed_weights) + lane;
@@ -339,86 +467,62 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
     }
   }
 
-  int const my_operands = warp * kDepth * 512 + lane * 16;
-  std::uint32_t const ahead = block.shared_at(Shape::kAheadAt) + my_operands;
-  bool const looks_ahead = tiles > 1;
-  auto const look_ahead = [&](int i, int tile, std::uint32_t turn) {
-    if (i < steps) {
-      std::byte const* const from = block.operands(i, tile) + my_operands;
-#pragma unroll
-      for (int j = 0; j < kDepth; ++j) {
-        ptx::copy_async_past_l1(ahead + (turn & 1) * Shape::kTile + j * 512, from + j * 512);
-      }
-    }
-    ptx::commit_copies();
-  };
-  if (looks_ahead) look_ahead(0, 0, 0);
-
   bool expired = false;
-  std::uint32_t turn = 0;
+  TileCursor<Shape> cursor{pass, block.group};
+  BufferTurns<Shape::kSets> turns;
+  std::uint32_t const my_sums =
+      block.shared_at(block.layout.sums) + warp * Shape::kWarpSums + lane * 8;
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
+    bool is_last = false;
 #pragma unroll 1
-    for (int tile = 0; tile < tiles; ++tile, ++turn) {
-      std::byte const* const from = block.operands(i, tile) + my_operands;
-      ptx::Words4 operands[kDepth];
-      if (looks_ahead) {
-        ptx::wait_copies<0>();
-#pragma unroll
-        for (int j = 0; j < kDepth; ++j) {
-          operands[j] = ptx::load_shared_16(ahead + (turn & 1) * Shape::kTile + j * 512);
-        }
-        bool const wraps = tile + 1 == tiles;
-        look_ahead(wraps ? i + 1 : i, wraps ? 0 : tile + 1, turn + 1);
-      } else {
-        if (pass.first_poll > 0 && i > 0) {
-          long long const begin = clock64();
-          while (clock64() - begin < pass.first_poll) {
-          }
-        }
+    while (!is_last) {
+      turns.choose(cursor.tile());
+      std::byte const* const from = cursor.operands() + warp * kDepth * 512 + lane * 16;
+      bool const is_row = lane / 4 < cursor.rows();
+      is_last = cursor.advance();
+
+      // 1. Receive.
+      ptx::Words4 operands[kDepth] = {};
+      if (is_row) {
 #pragma unroll
         for (int j = 0; j < kDepth; ++j) operands[j] = ptx::load_relaxed_16(from + j * 512);
       }
+      ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
       if (!expired && !receive(operands, from, pass.steps.most_polls)) {
         expired = true;
         block.expired() = 1;
-        *pass.steps.status = kStatusExpired;
+        pass.steps.expire();
       }
 
-      float sums[kGates][4] = {};
+      // 2. Multiply.
+      Sums<T, Shape::kMultiplication, kGates> sums;
 #pragma unroll
       for (int j = 0; j < kDepth; ++j) {
 #pragma unroll
         for (int second = 0; second < 2; ++second) {
+          ptx::Words4 r[kGates];
 #pragma unroll
           for (int m = 0; m < kGates; ++m) {
-            ptx::Words4 r;
-            if (j < kInRegisters) {
-              r = weights[j < kInRegisters ? j : 0][m][second];
-            } else {
-              r = ptx::load_shared_16(block.shared_at(my_weights) +
-                                      (j - kInRegisters) * Shape::kWarpWeights +
-                                      (m * 2 + second) * 512);
-            }
-            multiply_add<T, Shape::kMultiplication>(sums[m], r,
-                                                    second == 0 ? operands[j].x : operands[j].z,
-                                                    second == 0 ? operands[j].y : operands[j].w);
+            int const at = (j - kInRegisters) * Shape::kWarpWeights + (m * 2 + second) * 512;
+            r[m] = j < kInRegisters ? weights[j < kInRegisters ? j : 0][m][second]
+                                    : ptx::load_shared_16(block.shared_at(my_weights + at));
           }
+          ptx::Words4 const& o = operands[j];
+          sums.add(r, second == 0 ? o.x : o.z, second == 0 ? o.y : o.w);
         }
       }
 
-      std::uint32_t const buffer = turn & 1;
-      if (turn >= 2) ptx::wait(block.empty(buffer), (turn / 2 - 1) & 1);
-      std::byte* const to = block.shared + Shape::kSumsAt + buffer * Shape::kSums +
-                            warp * Shape::kWarpSums + lane * 8;
+      // 3. Leave the sums: rows 2 q, then rows 2 q + 1.
+      std::uint32_t const to = my_sums + turns.buffer * Shape::kSums;
 #pragma unroll
       for (int m = 0; m < kGates; ++m) {
-        // Rows 2 q, then rows 2 q + 1.
-        *reinterpret_cast<float2*>(to + m * 512) = make_float2(sums[m][0], sums[m][2]);
-        *reinterpret_cast<float2*>(to + m * 512 + 256) = make_float2(sums[m][1], sums[m][3]);
+        ptx::store_shared_pair(to + m * 512, sums.get(m, 0), sums.get(m, 2));
+        ptx::store_shared_pair(to + m * 512 + 256, sums.get(m, 1), sums.get(m, 3));
       }
       __syncwarp();
-      if (lane == 0) ptx::arrive(block.full(buffer));
+      if (lane == 0) ptx::arrive(block.full(turns.buffer));
+      turns.advance();
     }
     if (i % kFenceSteps == 0) ptx::fence_device();
   }
@@ -430,49 +534,53 @@ __device__ void finish_steps(GridBlock<Shape> const& block) {
   using T = typename Shape::Value;
   GridForward<T> const& pass = block.pass;
   int const index = static_cast<int>(threadIdx.x) - 32 * Shape::kProductWarps;
-  int const warp = index / 32;
+  int const set = index / 32 / Shape::kSetWarps;
+  int const warp = index / 32 % Shape::kSetWarps;
   int const lane = index % 32;
   int const steps = pass.steps.steps;
   int const tiles = pass.tiles;
+  int const lane_tiles = (tiles - set + Shape::kSets - 1) / Shape::kSets;
   int const unit = block.rank * Shape::kBlockUnits + warp / 2 * kGroupUnits + lane / 4 * 2;
   int const tile_row = lane % 4 * 2 + warp % 2;
-  int const first_row = (pass.first_tile + block.group * tiles) * kTileRows + tile_row;
-  int const my_sums = Shape::kSumsAt + warp / 2 * 3 * 512 + warp % 2 * 256 + lane * 8;
-  int const my_words = unit / kDepthBlock<T> * 512 + tile_row * 64 +
-                       unit % kDepthBlock<T> * static_cast<int>(sizeof(T));
+  int const first_row = block.first_row(set) + tile_row;
 
-  typename Shape::Inputs inputs{
-      pass.steps, block.shared + Shape::kInputsAt, index, first_row, tiles, unit};
+  typename Shape::Inputs inputs{pass.steps, block.shared + block.layout.inputs, index, first_row,
+                                lane_tiles, Shape::lane_tiles(tiles),           unit};
   inputs.fetch(Shape::Inputs::kStages - 1);
-  ForwardLane<T, 2, kTileRows, CellValue<T>> finisher{pass.steps, first_row, unit};
-  auto* const states = reinterpret_cast<float2*>(block.shared + Shape::states_at(tiles)) + index;
-  for (int tile = 0; tile < tiles; ++tile) {
+  ForwardLane<T, 2, kTileRows * Shape::kSets, CellValue<T>> finisher{pass.steps, first_row, unit};
+  std::uint32_t const states = block.shared_at(block.layout.states) + index * 8;
+  for (int k = 0; k < lane_tiles; ++k) {
     float state[2];
-    finisher.load(tile, state);
-    states[tile * Shape::kFinishingLanes] = make_float2(state[0], state[1]);
+    finisher.load(k, state);
+    ptx::store_shared_pair(states + k * Shape::kStates, state[0], state[1]);
   }
 
-  std::uint32_t turn = 0;
+  std::uint32_t const my_sums =
+      block.shared_at(block.layout.sums) + warp / 2 * 3 * 512 + warp % 2 * 256 + lane * 8;
+  int const my_words = set * Shape::kTile + unit / kDepthBlock<T> * 512 + tile_row * 64 +
+                       unit % kDepthBlock<T> * static_cast<int>(sizeof(T));
+  BufferTurns<Shape::kSets> turns;
+  turns.choose(set);
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
+    std::byte* next = block.operands(i + 1, 0) + my_words;
+    std::byte* past = block.operands(i + kSlots - 1, 0) + my_words;
     inputs.wait();
 #pragma unroll 1
-    for (int tile = 0; tile < tiles; ++tile, ++turn) {
-      StepInput<2> const input = inputs.read(i, tile);
-      float2 const kept = states[tile * Shape::kFinishingLanes];
+    for (int k = 0; k < lane_tiles; ++k) {
+      StepInput<2> const input = inputs.read(i, k);
+      float2 const kept = ptx::load_shared_pair(states + k * Shape::kStates);
       float state[2] = {kept.x, kept.y};
 
-      std::uint32_t const buffer = turn & 1;
-      ptx::wait(block.full(buffer), turn / 2 & 1);
-      std::byte const* const from = block.shared + my_sums + buffer * Shape::kSums;
+      ptx::wait(block.full(turns.buffer), turns.parity());
       float sums[3][2];
+      std::uint32_t const from = my_sums + turns.buffer * Shape::kSums;
 #pragma unroll
       for (int gate = 0; gate < 3; ++gate) {
         sums[gate][0] = sums[gate][1] = 0;
 #pragma unroll
         for (int part = 0; part < Shape::kProductWarps; ++part) {
-          float2 const v =
-              *reinterpret_cast<float2 const*>(from + part * Shape::kWarpSums + gate * 512);
+          float2 const v = ptx::load_shared_pair(from + part * Shape::kWarpSums + gate * 512);
           sums[gate][0] += v.x;
           sums[gate][1] += v.y;
         }
@@ -480,23 +588,25 @@ __device__ void finish_steps(GridBlock<Shape> const& block) {
       if (block.expired() != 0) finisher.poison();
       StepResult<2> const result = finisher.finish(sums, input, state);
       auto const words = operand_words<T, Shape::kMultiplication>(result.operand);
-      if (i + 1 < steps) {
-        ptx::store_relaxed(block.operands(i + 1, tile) + my_words, publishable(words));
-      }
+      bool const is_row = first_row + k * (kTileRows * Shape::kSets) < pass.steps.batch;
+      if (is_row && i + 1 < steps) ptx::store_relaxed(next, publishable(words));
       __syncwarp();
-      if (lane == 0) ptx::arrive(block.empty(buffer));
+      if (lane == 0) ptx::arrive(block.empty(turns.buffer));
 
       // The rest is done in the shadow of the exchange.
-      std::remove_const_t<decltype(words)> none;
-      memset(&none, 0xff, sizeof none);
-      ptx::store_relaxed(block.operands(i + kSlots - 1, tile) + my_words, none);
-      finisher.write(result, input, tile, state);
-      if (i + 1 == steps) finisher.leave(result, tile, state);
-      states[tile * Shape::kFinishingLanes] = make_float2(state[0], state[1]);
+      std::remove_const_t<decltype(words)> nothing;
+      memset(&nothing, 0xff, sizeof nothing);
+      if (is_row) ptx::store_relaxed(past, nothing);
+      finisher.write(result, input, k, state);
+      if (i + 1 == steps) finisher.leave(result, k, state);
+      ptx::store_shared_pair(states + k * Shape::kStates, state[0], state[1]);
+      next += Shape::kSets * Shape::kTile;
+      past += Shape::kSets * Shape::kTile;
+      turns.advance();
     }
+    if (i % kFenceSteps == 0) ptx::fence_device();
     finisher.advance();
     inputs.fetch(i + Shape::Inputs::kStages);
-    if (i % kFenceSteps == 0) ptx::fence_device();
   }
 }
 
@@ -507,23 +617,25 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     grid_forward_kernel(__grid_constant__ GridForward<typename Shape::Value> const pass) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) std::byte shared[];
-  GridBlock<Shape> const block{pass, shared, static_cast<int>(blockIdx.x) / pass.ranks,
-                               static_cast<int>(blockIdx.x) % pass.ranks};
+  GridBlock<Shape> const block{pass, shared};
   if (threadIdx.x == 0) {
     for (std::uint32_t buffer = 0; buffer < 2; ++buffer) {
       ptx::init_barrier(block.full(buffer), Shape::kProductWarps);
-      ptx::init_barrier(block.empty(buffer), Shape::kFinishingWarps);
+      ptx::init_barrier(block.empty(buffer), Shape::kSetWarps);
     }
     block.expired() = 0;
   }
   __syncthreads();
   if (threadIdx.x < 32 * Shape::kProductWarps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     ptx::take_registers<208>();
+#endif
     multiply_steps(block);
   } else {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     ptx::give_registers<88>();
-    int const lane = static_cast<int>(threadIdx.x) - 32 * Shape::kProductWarps;
-    if (lane < Shape::kFinishingLanes) finish_steps(block);
+#endif
+    finish_steps(block);
   }
 #endif
 }

@@ -8,6 +8,8 @@
 #include <gru/detail/cluster_forward.cuh>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
+#include <gru/detail/fma_forward.cuh>
+#include <gru/detail/grid_forward.cuh>
 #include <gru/detail/stepwise_forward.cuh>
 #include <gru/forward.cuh>
 
@@ -30,6 +32,12 @@ ForwardPass<T>::ForwardPass(Problem const& problem) : problem_{problem} {
   candidates.push_back(stepwise);
   if constexpr (!std::is_same_v<T, double>) {
     detail::consider_recurrence<detail::ClusterRecurrence<T>>(engines, candidates, problem_, facts,
+                                                              has_code);
+    detail::consider_recurrence<detail::GridRecurrence<T>>(engines, candidates, problem_, facts,
+                                                           has_code);
+    detail::consider_recurrence<detail::FmaClusterRecurrence<T>>(engines, candidates, problem_,
+                                                                 facts, has_code);
+    detail::consider_recurrence<detail::FmaGridRecurrence<T>>(engines, candidates, problem_, facts,
                                                               has_code);
   }
   candidates.push_back(detail::host_candidate_on_device());

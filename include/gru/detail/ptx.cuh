@@ -111,11 +111,15 @@ __device__ void multiply_add(float (&c)[4], Words4 const& a, std::uint32_t b0, s
   }
 }
 
-/// The nearest value with TF32's 10 bits of fraction.
+/// The nearest value with TF32's 10 bits of fraction; sm_80 and later.
 __device__ inline float round_to_tf32(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   std::uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
   return __uint_as_float(rounded);
+#else
+  return value;
+#endif
 }
 
 /// A float's bits without what a TF32 operand sees of it: x - truncated(x), exact. Volatile, since

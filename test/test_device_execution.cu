@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "support/device_backend.cuh"
@@ -209,6 +214,153 @@ TEMPLATE_TEST_CASE("Device engine: all work is on the caller's stream, and run()
     Layer const layer = rich_layer(variant, plain.type(), 4);
     check_same_bits(run_layer(late, layer), plain.run(layer));
   });
+}
+
+/// A layer whose input product runs beside the recurrence, in memory of its own, at random.
+template <typename T>
+class OverlappedLayer {
+ public:
+  explicit OverlappedLayer(ForwardPass<T> const& pass)
+      : pass_{pass},
+        x_{bytes(p().steps * p().batch * p().input_size)},
+        kernel_{bytes(p().input_size * 3 * p().hidden_size)},
+        recurrent_kernel_{bytes(p().hidden_size * 3 * p().hidden_size)},
+        lengths_{static_cast<std::size_t>(p().batch) * sizeof(std::int32_t)},
+        h_{bytes(p().steps * p().batch * p().hidden_size)},
+        workspace_{pass_.workspace_bytes()} {
+    float const scale = 1 / std::sqrt(static_cast<float>(p().hidden_size));
+    fill(x_, p().steps * p().batch * p().input_size, 1, 1);
+    fill(kernel_, p().input_size * 3 * p().hidden_size, scale, 2);
+    fill(recurrent_kernel_, p().hidden_size * 3 * p().hidden_size, scale, 3);
+    std::vector<std::int32_t> lengths;
+    for (std::int64_t n = 0; n < p().batch; ++n) {
+      lengths.push_back(static_cast<std::int32_t>(p().steps - n));
+    }
+    check_cuda(cudaMemcpy(lengths_.data(), lengths.data(), lengths.size() * sizeof(std::int32_t),
+                          cudaMemcpyHostToDevice),
+               "cudaMemcpy");
+    check_cuda(cudaDeviceSynchronize(), "the device");
+  }
+
+  DeviceMemory const& x() const { return x_; }
+
+  void enqueue(Execution const& execution) const {
+    Weights<T> weights;
+    weights.kernel = reinterpret_cast<T*>(kernel_.data());
+    weights.recurrent_kernel = reinterpret_cast<T*>(recurrent_kernel_.data());
+    ForwardTensors<T> tensors;
+    tensors.x = reinterpret_cast<T*>(x_.data());
+    if (p().lengths) {
+      tensors.lengths = reinterpret_cast<std::int32_t*>(lengths_.data());
+    }
+    tensors.h = reinterpret_cast<T*>(h_.data());
+    pass_.run(execution, weights, tensors, {workspace_.data(), pass_.workspace_bytes()});
+  }
+
+  /// h, once the device is done; its memory is then cleared.
+  RawBytes take_h() const {
+    RawBytes const h = h_.read();
+    check_cuda(cudaMemset(h_.data(), 0xFF, h.size()), "cudaMemset");
+    check_cuda(cudaDeviceSynchronize(), "the device");
+    return h;
+  }
+
+ private:
+  Problem const& p() const { return pass_.problem(); }
+
+  static std::size_t bytes(std::int64_t count) {
+    return static_cast<std::size_t>(count) * sizeof(T);
+  }
+  /// Random values, over and over.
+  static void fill(DeviceMemory& memory, std::int64_t count, float scale, unsigned seed) {
+    std::mt19937 generator{seed};
+    std::uniform_real_distribution<float> uniform{-scale, scale};
+    std::vector<T> period(8191);
+    for (T& value : period) value = detail::convert<T>(uniform(generator));
+    for (std::int64_t i = 0; i < count; i += 8191) {
+      std::int64_t const values = std::min<std::int64_t>(8191, count - i);
+      check_cuda(cudaMemcpy(reinterpret_cast<T*>(memory.data()) + i, period.data(), bytes(values),
+                            cudaMemcpyHostToDevice),
+                 "cudaMemcpy");
+    }
+  }
+
+  ForwardPass<T> const& pass_;
+  DeviceMemory x_;
+  DeviceMemory kernel_;
+  DeviceMemory recurrent_kernel_;
+  DeviceMemory lengths_;
+  DeviceMemory h_;
+  DeviceMemory workspace_;
+};
+
+TEMPLATE_TEST_CASE("Device engine: a second stream changes no bit, in a graph neither", "", __half,
+                   float) {
+  if (!has_device()) SKIP("no CUDA device");
+  Problem p;
+  p.steps = 301;
+  p.batch = 40;
+  p.input_size = 384;
+  p.hidden_size = 264;
+  p.direction = GENERATE(Direction::kForward, Direction::kReverse);
+  p.lengths = GENERATE(false, true);
+  p.engine = gru::Engine::kCluster;
+  p.overlap_input_product = true;
+  p.workspace_limit = GENERATE(std::size_t{256}, std::size_t{16}) << 20;
+  detail::DeviceFacts const& facts = detail::current_device_facts();
+  if (facts.compute_capability < 90) SKIP("no clusters");
+  auto const costs = overlap_costs(detail::ClusterRecurrence<TestType>{p, facts}, p, facts);
+  REQUIRE(detail::cut_for_overlap(p.steps, p.steps, costs).size() > 1);
+
+  DeviceContext const context;
+  DeviceContext const other;
+  Execution const plain = context.execution();
+  Execution overlapped = plain;
+  overlapped.second_stream = other.stream();
+  ForwardPass<TestType> const pass{p};
+  OverlappedLayer<TestType> const layer{pass};
+  layer.enqueue(plain);
+  RawBytes const expected = layer.take_h();
+  for (int i = 0; i < 3; ++i) {
+    layer.enqueue(overlapped);
+    CHECK(layer.take_h() == expected);
+  }
+  CapturedGraph const graph{context.stream(), [&] { layer.enqueue(overlapped); }};
+  for (int i = 0; i < 3; ++i) {
+    graph.launch(context.stream());
+    CHECK(layer.take_h() == expected);
+  }
+
+  SECTION("the second stream waits for the first, and the first for the second") {
+    RawBytes const x = layer.x().read();
+    DeviceMemory const copy{x.size()};
+    DeviceMemory const h{expected.size()};
+    check_cuda(cudaMemcpy(copy.data(), x.data(), x.size(), cudaMemcpyHostToDevice), "x");
+    check_cuda(cudaMemset(layer.x().data(), 0xFF, x.size()), "x");
+    check_cuda(cudaDeviceSynchronize(), "the device");
+    wait_kernel<<<1, 1, 0, context.stream()>>>(50'000'000);
+    check_cuda(cudaGetLastError(), "the wait");
+    check_cuda(cudaMemcpyAsync(layer.x().data(), copy.data(), x.size(), cudaMemcpyDeviceToDevice,
+                               context.stream()),
+               "x");
+    layer.enqueue(overlapped);
+    CHECK(cudaStreamQuery(context.stream()) == cudaErrorNotReady);
+    check_cuda(cudaMemsetAsync(layer.x().data(), 0xFF, x.size(), context.stream()), "x");
+    CHECK(layer.take_h() == expected);
+  }
+  SECTION("two runs of one pass at once, each with its own streams") {
+    OverlappedLayer<TestType> const second{pass};
+    DeviceContext const third;
+    DeviceContext const fourth;
+    Execution execution = third.execution();
+    execution.second_stream = fourth.stream();
+    for (int i = 0; i < 3; ++i) {
+      layer.enqueue(overlapped);
+      second.enqueue(execution);
+    }
+    CHECK(layer.take_h() == expected);
+    CHECK(second.take_h() == expected);
+  }
 }
 
 /// Compares the device's free memory before and after a run.

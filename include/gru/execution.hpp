@@ -6,12 +6,18 @@
 
 namespace gru {
 
-/// Where a device pass runs. Both handles are borrowed.
+/// Where a device pass runs. All handles are borrowed.
 struct Execution {
   /// A handle of the current device. It serves cublasLt alone: its stream, math mode, pointer mode
   /// and workspace are neither read nor written.
   cublasHandle_t blas = nullptr;
   cudaStream_t stream = nullptr;
+  /// Another stream of the device, or null for none. A pass whose Problem asks for
+  /// overlap_input_product puts parts of the input product there, between points of `stream`: none
+  /// begins before what was enqueued on `stream` before the run, and what is enqueued on `stream`
+  /// after the run waits for all. In a capture they become branches of the graph. Null: the same
+  /// work in the same pieces, all of it on `stream`, and the same bits.
+  cudaStream_t second_stream = nullptr;
 };
 
 }  // namespace gru

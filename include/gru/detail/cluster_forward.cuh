@@ -86,21 +86,27 @@ struct ClusterPlan {
   int resident = 0;  // clusters that the device holds at once
 };
 
-/// A launch of clusters. The attribute must outlive the configuration that points to it.
+/// A launch of clusters. The attributes must outlive the configuration that points to them.
 struct ClusterLaunch {
-  cudaLaunchAttribute attribute = {};
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
 
   ClusterLaunch(int clusters, int blocks, int threads, int shared_bytes) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = static_cast<unsigned>(blocks);
+    attributes[0].val.clusterDim.y = 1;
+    attributes[0].val.clusterDim.z = 1;
     config.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-    config.attrs = &attribute;
+    config.attrs = attributes;
     config.numAttrs = 1;
+  }
+  /// Records `event` once all blocks have begun.
+  void record_start(cudaEvent_t event) {
+    attributes[1].id = cudaLaunchAttributeLaunchCompletionEvent;
+    attributes[1].val.launchCompletionEvent.event = event;
+    config.numAttrs = 2;
   }
   ClusterLaunch(ClusterLaunch const&) = delete;
   ClusterLaunch& operator=(ClusterLaunch const&) = delete;
@@ -155,10 +161,15 @@ class ClusterRecurrence {
                  recurrent_kernel, scratch.packed_weights);
   }
 
-  void run(cudaStream_t stream, RecurrentForward<T> const& pass, Scratch const& scratch) const {
+  /// Of one launch.
+  int blocks() const { return plan_.clusters * kernel_.blocks; }
+
+  void run(cudaStream_t stream, RecurrentForward<T> const& pass, Scratch const& scratch,
+           cudaEvent_t started = nullptr) const {
     ClusterLaunch launch{plan_.clusters, kernel_.blocks, kernel_.threads,
                          kernel_.shared_bytes(plan_.tiles)};
     launch.config.stream = stream;
+    if (started != nullptr) launch.record_start(started);
     GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, function(plan_.tiles), pass,
                                     static_cast<T const*>(scratch.packed_weights), plan_.tiles));
   }

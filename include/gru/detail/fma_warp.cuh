@@ -25,7 +25,8 @@ inline namespace GRU_DEVICE_NAMESPACE {
 
 /// The value type of the cell's formulas in these kernels: a float whose exponential, division and
 /// hyperbolic tangent are within some units in the last place, without branches. The sigmoid's
-/// absolute error is below 1.5e-7, tanh's relative error below 3e-7.
+/// absolute error is below 1.5e-7, tanh's relative error below 3e-7. H200, H 128, N 1: 0.64 instead
+/// of 0.80 us a step with the exact functions; the state's error is 9.5e-8 instead of 7.8e-8.
 class CloseFloat {
  public:
   __device__ explicit CloseFloat(float value) : value_{value} {}
@@ -333,7 +334,8 @@ class FmaWeights {
 
 /// What a warp's lanes need of the outside for the steps to come, on its way through shared memory.
 /// Lanes that finish the same unit of the same row fetch it for different steps, so that many steps
-/// are not held up by it at all.
+/// are not held up by it at all. H200, H 1024, N 1: 1.04 instead of 1.13 us a step, where each lane
+/// fetched for each step.
 template <typename T, typename Shares>
 class FmaInputs {
   static constexpr int kSteps = Shares::kCopies;               // fetched at once

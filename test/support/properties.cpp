@@ -267,17 +267,14 @@ void check_steps_equal_the_sequence(Engine const& engine) {
   choices.episode_starts = true;
   choices.state_type = StateType::kFloat;
   for (Masks const masks : {Masks::kNone, Masks::kDrawn, Masks::kBrought}) {
-    for (bool const h0 : {false, true}) {
-      for (bool const wide : {false, true}) {
-        choices.zoneout = choices.dropconnect = choices.recurrent_dropout = masks;
-        choices.h0 = h0;
-        choices.wide_rows = wide;
-        choices.layout = wide ? Layout::kBatchMajor : Layout::kTimeMajor;
-        for_each_kind(choices, [&](Choices const& c) {
-          Layer const layer = make_layer(c, {9, 4, 5, 14}, engine.type(), 4);
-          check_close(engine.stream(layer), engine.run(layer), layer, engine.type());
-        });
-      }
+    for (bool const wide : {false, true}) {
+      choices.zoneout = choices.dropconnect = choices.recurrent_dropout = masks;
+      choices.h0 = choices.wide_rows = wide;
+      choices.layout = wide ? Layout::kBatchMajor : Layout::kTimeMajor;
+      for_each_kind(choices, [&](Choices const& c) {
+        Layer const layer = make_layer(c, {6, 4, 5, 14}, engine.type(), 4);
+        check_close(engine.stream(layer), engine.run(layer), layer, engine.type());
+      });
     }
   }
 }

@@ -92,8 +92,12 @@ class Contest {
 
   /// Adds this library's layer with the set's options, by each engine that is wanted.
   void add_ours(OptionSet const& set) {
-    Execution const execution = bench_.device.execution();
-    Problem const problem = make_problem(case_.shape, precision_of(case_.type), set);
+    Execution execution = bench_.device.execution();
+    Problem problem = make_problem(case_.shape, precision_of(case_.type), set);
+    if (bench_.settings.second_stream) {
+      execution.second_stream = bench_.device.second_stream();
+      problem.overlap_input_product = true;
+    }
     std::shared_ptr<ErrorMeter<T> const> const meter = meter_of(set);
     for (EngineChoice const& choice :
          engine_choices<T>(problem, work_, bench_.settings.all_engines)) {

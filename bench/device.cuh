@@ -48,11 +48,12 @@ class DeviceBuffer {
   std::size_t bytes_;
 };
 
-/// A stream, a cuBLAS handle and two events of the current device.
+/// Two streams, a cuBLAS handle and two events of the current device.
 class Device {
  public:
   Device() {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaStreamCreateWithFlags(&second_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cublasCreate(&blas_), "cublasCreate");
     check(cudaEventCreate(&begin_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");
@@ -63,10 +64,17 @@ class Device {
     cudaEventDestroy(end_);
     cudaEventDestroy(begin_);
     cublasDestroy(blas_);
+    cudaStreamDestroy(second_stream_);
     cudaStreamDestroy(stream_);
   }
 
-  Execution execution() const { return {blas_, stream_}; }
+  Execution execution() const {
+    Execution execution;
+    execution.blas = blas_;
+    execution.stream = stream_;
+    return execution;
+  }
+  cudaStream_t second_stream() const { return second_stream_; }
 
   void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
@@ -85,6 +93,7 @@ class Device {
 
  private:
   cudaStream_t stream_ = nullptr;
+  cudaStream_t second_stream_ = nullptr;
   cublasHandle_t blas_ = nullptr;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;

@@ -26,6 +26,7 @@ struct Settings {
   std::string algorithms = "likely";  ///< which of the peer's
   bool errors = true;
   bool roofline = false;
+  bool second_stream = false;  ///< for our input product
   bool list = false;
   double seconds = std::numeric_limits<double>::infinity();  ///< for everything
   int rounds = 20;
@@ -47,6 +48,7 @@ inline constexpr char const* kSettingsHelp = R"(flags of gru_bench (default in p
   --rounds=N       repeats, unless --seconds runs short (20)
   --seconds=S      time for everything; what does not fit is left out, and named (no limit)
   --roofline       add the modelled floor of a step
+  --second-stream  our forward pass may put parts of the input product on another stream
   --out=FILE       where the CSV goes (stdout)
   --context=LIST   key=value pairs for the CSV's head
   --list           name the cases, run none
@@ -109,6 +111,7 @@ inline bool read_setting(std::string const& argument, Settings& s) {
   if (name == "--rounds") return read_positive(value, s.rounds);
   if (name == "--seconds") return read_positive(value, s.seconds);
   if (name == "--roofline") return s.roofline = value.empty();
+  if (name == "--second-stream") return s.second_stream = value.empty();
   if (name == "--list") return s.list = value.empty();
   if (name == "--out") {
     s.out = value;

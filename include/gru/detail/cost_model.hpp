@@ -70,8 +70,18 @@ double predict_input_product(Problem const& p) {
   return std::max(multiply, write);
 }
 
-/// What starts a persistent pass: the kernels before it, and R's way onto the chip.
-inline constexpr double kRecurrenceStartUs = 20;
+/// What starts a persistent pass: the kernels before it, and R's way onto the chip. Fitted to runs
+/// of one step. The engines without tensor cores keep floats whatever the type.
+template <typename T>
+double predict_recurrence_start(Problem const& p, Engine engine) {
+  bool const keeps_floats = engine == Engine::kClusterFma || engine == Engine::kGridFma;
+  double const per_weight = keeps_floats ? 2.4 : std::is_same_v<T, float> ? 1.4 : 1.0;
+  double const H = static_cast<double>(p.hidden_size);
+  return 12 + per_weight * H * H / 1e5;
+}
+
+/// What starts a stepwise pass, beside the input product.
+inline constexpr double kStepwiseStartUs = 7;
 
 /// The stepwise engine's time for a pass; 0, no prediction, for what was not measured (double,
 /// reset before).
@@ -88,7 +98,7 @@ double predict_stepwise(Problem const& p, bool backward) {
   double const input = backward ? c.input * N * C * H / 1e8 : predict_input_product<T>(p);
   double const step =
       c.base + c.weights * H * H / 1e6 + c.product * N * H * H / 1e8 + c.cell * N * H / 1e5 + input;
-  return static_cast<double>(p.steps) * step;
+  return kStepwiseStartUs + static_cast<double>(p.steps) * step;
 }
 
 }  // namespace gru::detail

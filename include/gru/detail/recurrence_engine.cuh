@@ -318,7 +318,8 @@ Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool 
     if (candidate.can_run) {
       OverlapCosts const costs = overlap_costs(recurrence, p, facts);
       candidate.predicted_us =
-          kRecurrenceStartUs + predict_overlap(cut_for_overlap(p.steps, p.steps, costs), costs);
+          predict_recurrence_start<typename Recurrence::Value>(p, Recurrence::kEngine) +
+          predict_overlap(cut_for_overlap(p.steps, p.steps, costs), costs);
     }
   }
   return candidate;

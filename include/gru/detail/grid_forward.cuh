@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,10 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// A step's time where each group has one tile, and where it has several: base + tiles * tile.
-/// H200, sm_90a.
+/// A step's time where each group has one tile, of one row or of 8, and where it has several: base
+/// + tiles * tile. Fitted on an H200 to builds for sm_90a; those for sm_90 take 5% to 20% more.
 struct GridCosts {
+  double one_row_us;
   double one_tile_us;
   double base_us;
   double tile_us;
@@ -59,19 +61,19 @@ struct GridKernel {
     constexpr Multiplication kDirect = Multiplication::kDirect;
     constexpr Multiplication kSplit = Multiplication::kSplit;
     if constexpr (sizeof(T) == 2) {
-      return {of<GridShape<T, kDirect, 1, 4>>({1.10, 0.25, 0.52}),
-              of<GridShape<T, kDirect, 2, 3>>({1.22, 0.20, 0.70}),
-              of<GridShape<T, kDirect, 2, 4>>({1.40, 0.35, 0.78}),
-              of<GridShape<T, kDirect, 1, 6>>({1.22, 0.20, 0.63}),
-              of<GridShape<T, kDirect, 1, 8>>({1.37, 0.30, 0.75})};
+      return {of<GridShape<T, kDirect, 1, 4>>({0.93, 1.10, 0.35, 0.46}),
+              of<GridShape<T, kDirect, 2, 3>>({1.04, 1.17, 0.35, 0.58}),
+              of<GridShape<T, kDirect, 2, 4>>({1.17, 1.40, 0.19, 0.80}),
+              of<GridShape<T, kDirect, 1, 6>>({1.08, 1.33, 0.20, 0.62}),
+              of<GridShape<T, kDirect, 1, 8>>({1.22, 1.52, 0.28, 0.74})};
     } else if (precision == Precision::kTf32) {
-      return {of<GridShape<T, kDirect, 1, 4>>({1.08, 0.25, 0.52}),
-              of<GridShape<T, kDirect, 2, 4>>({1.42, 0.40, 0.78}),
-              of<GridShape<T, kDirect, 1, 8>>({1.42, 0.30, 0.74})};
+      return {of<GridShape<T, kDirect, 1, 4>>({0.97, 1.08, 0.35, 0.46}),
+              of<GridShape<T, kDirect, 2, 4>>({1.22, 1.40, 0.19, 0.80}),
+              of<GridShape<T, kDirect, 1, 8>>({1.29, 1.46, 0.28, 0.73})};
     } else if (precision == Precision::kFp32) {
-      return {of<GridShape<T, kSplit, 1, 4>>({1.65, 0.20, 1.03}),
-              of<GridShape<T, kSplit, 2, 4>>({2.39, 0.30, 1.75}),
-              of<GridShape<T, kSplit, 1, 8>>({2.58, 0.20, 1.91})};
+      return {of<GridShape<T, kSplit, 1, 4>>({1.52, 1.60, 0.15, 1.09}),
+              of<GridShape<T, kSplit, 2, 4>>({2.36, 2.42, 0.20, 1.84}),
+              of<GridShape<T, kSplit, 1, 8>>({2.45, 2.60, 0.16, 1.88})};
     }
     return {};
   }
@@ -86,20 +88,26 @@ struct GridPlan {
   int shared_bytes = 0;
 };
 
-/// A cooperative launch. The attribute must outlive the configuration that points to it.
+/// A cooperative launch. The attributes must outlive the configuration that points to them.
 struct CooperativeLaunch {
-  cudaLaunchAttribute attribute = {};
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
 
   CooperativeLaunch(cudaStream_t stream, int blocks, int threads, int shared_bytes) {
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
+    attributes[0].id = cudaLaunchAttributeCooperative;
+    attributes[0].val.cooperative = 1;
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
     config.stream = stream;
-    config.attrs = &attribute;
+    config.attrs = attributes;
     config.numAttrs = 1;
+  }
+  /// Records `event` once all blocks have begun.
+  void record_start(cudaEvent_t event) {
+    attributes[1].id = cudaLaunchAttributeLaunchCompletionEvent;
+    attributes[1].val.launchCompletionEvent.event = event;
+    config.numAttrs = 2;
   }
   CooperativeLaunch(CooperativeLaunch const&) = delete;
   CooperativeLaunch& operator=(CooperativeLaunch const&) = delete;
@@ -165,7 +173,7 @@ class GridRecurrence {
       if (kernel.units < p.hidden_size) continue;
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;
-      double const us = predict_step(kernel.costs, plan);
+      double const us = predict_step(kernel.costs, plan, p.batch);
       if (!obstacle_.empty() || us < step_us_) {
         kernel_ = kernel;
         plan_ = plan;
@@ -191,7 +199,13 @@ class GridRecurrence {
                  rounds, recurrent_kernel, scratch.packed_weights);
   }
 
-  void run(cudaStream_t stream, RecurrentForward<T> const& steps, Scratch const& scratch) const {
+  /// Of a launch; where one launch is not enough, more than any device has.
+  int blocks() const {
+    return plan_.launches == 1 ? plan_.groups * plan_.ranks : std::numeric_limits<int>::max();
+  }
+
+  void run(cudaStream_t stream, RecurrentForward<T> const& steps, Scratch const& scratch,
+           cudaEvent_t started = nullptr) const {
     GridForward<T> pass;
     pass.steps = steps;
     pass.packed_weights = scratch.packed_weights;
@@ -200,8 +214,9 @@ class GridRecurrence {
     pass.groups = plan_.groups;
     pass.tiles = plan_.tiles;
     auto const start_blocks = static_cast<unsigned>((exchange_words() + 255) / 256);
-    CooperativeLaunch const launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
-                                   plan_.shared_bytes};
+    CooperativeLaunch launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
+                             plan_.shared_bytes};
+    if (started != nullptr) launch.record_start(started);
     for (std::int64_t i = 0; i < plan_.launches; ++i) {
       pass.first_tile = static_cast<int>(i * plan_.groups * plan_.tiles);
       kernel_.start<<<start_blocks, 256, 0, stream>>>(pass);
@@ -211,10 +226,13 @@ class GridRecurrence {
   }
 
  private:
-  static double predict_step(GridCosts const& costs, GridPlan const& plan) {
-    double const one =
-        plan.tiles == 1 ? costs.one_tile_us : costs.base_us + plan.tiles * costs.tile_us;
-    return static_cast<double>(plan.launches) * one;
+  static double predict_step(GridCosts const& costs, GridPlan const& plan, std::int64_t batch) {
+    double us = costs.base_us + plan.tiles * costs.tile_us;
+    if (plan.tiles == 1) {
+      double const rows = static_cast<double>(std::clamp<std::int64_t>(batch, 1, kTileRows));
+      us = costs.one_row_us + (costs.one_tile_us - costs.one_row_us) * (rows - 1) / (kTileRows - 1);
+    }
+    return static_cast<double>(plan.launches) * us;
   }
 
   std::int64_t exchange_words() const {

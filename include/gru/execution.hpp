@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
@@ -18,6 +20,10 @@ struct Execution {
   /// after the run waits for all. In a capture they become branches of the graph. Null: the same
   /// work in the same pieces, all of it on `stream`, and the same bits.
   cudaStream_t second_stream = nullptr;
+  /// After how many polls a block of a persistent kernel gives up waiting for another; see
+  /// gru::check. Such waits end by themselves, so that this only bounds what ought not to happen:
+  /// on an H200 a poll takes at most 4 us, and the default is about a minute.
+  std::uint32_t most_polls = std::uint32_t{1} << 24;
 };
 
 }  // namespace gru

@@ -161,6 +161,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
 
     recurrence_.prepare(execution.stream, layer, weights.recurrent_kernel, buffers.scratch);
     RecurrentForward<T> pass = make_pass(layer, tensors, buffers);
+    pass.most_polls = execution.most_polls;
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
     auto const kernel = kernel_matrix<T>(p, weights.kernel);
@@ -279,13 +280,9 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     pass.final_state = tensors.final_state;
     pass.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);
     pass.status = buffers.status;
-    pass.most_polls = kMostPolls;
     pass.derive();
     return pass;
   }
-
-  /// H200: at most 4 us a poll, so about a minute.
-  static constexpr std::uint32_t kMostPolls = 1u << 24;
 
   Problem problem_;
   Recurrence recurrence_;

@@ -155,14 +155,23 @@ struct GridShape {
   static constexpr int kBlockUnits = kGroups * kGroupUnits;
   static constexpr int kUnits = kProductWarps * kDepth * kDepthBlock<T>;  // H, padded
 
-  // How many of a warp's depth blocks have their part of R in shared memory: what 96 registers of
-  // a lane do not hold. Builds for sm_90a, where the product warps take registers from the
-  // finishing warps, hold 144 unless other values need them.
-  static constexpr int kMostSharedDepth = kDepth > 4 / kGroups ? kDepth - 4 / kGroups : 0;
-  static constexpr int kLeastSharedDepth = kDepth > 6 / kGroups ? kDepth - 6 / kGroups : 0;
+  static constexpr int kReceived = kDepth <= 8 ? kDepth : 6;  // depth blocks received together
+  static_assert(kDepth % kReceived == 0, "the depth is received in equal parts");
+
+  // How many of a warp's depth blocks have their part of R in registers: as many as `registers`
+  // hold beside the operands and the sums, and at least what shared memory has no room for. The
+  // rest is in shared memory. In builds for sm_90a the product warps have more registers, since
+  // they take some from the finishing warps.
+  GRU_HOST_DEVICE static constexpr int depth_in_registers(int registers) {
+    constexpr int kSumRegisters = (multiplication == Multiplication::kSplit ? 8 : 4) * kGates;
+    constexpr int kMostInShared = 7 / kGroups;
+    int depth = (registers - 4 * kReceived - kSumRegisters) / (8 * kGates);
+    if (depth < kDepth - kMostInShared) depth = kDepth - kMostInShared;
+    return depth < kDepth ? depth : kDepth;
+  }
+  static constexpr int kMostSharedDepth = kDepth - depth_in_registers(148);
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  static constexpr int kSharedDepth =
-      multiplication == Multiplication::kSplit ? kMostSharedDepth : kLeastSharedDepth;
+  static constexpr int kSharedDepth = kDepth - depth_in_registers(188);
 #else
   static constexpr int kSharedDepth = kMostSharedDepth;
 #endif
@@ -226,6 +235,7 @@ struct GridForward {
 /// zeros for the units that no block computes.
 template <typename Shape>
 GRU_KERNEL void start_exchange_kernel(GridForward<typename Shape::Value> pass) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using T = typename Shape::Value;
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
   constexpr int kTileWords = Shape::kTile / 4;
@@ -252,6 +262,7 @@ GRU_KERNEL void start_exchange_kernel(GridForward<typename Shape::Value> pass) {
     word = kNothing;
   }
   reinterpret_cast<std::uint32_t*>(pass.exchange)[index] = word;
+#endif
 }
 
 /// What the two kinds of warps of a block share.
@@ -482,34 +493,40 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       bool const is_row = lane / 4 < cursor.rows();
       is_last = cursor.advance();
 
-      // 1. Receive.
-      ptx::Words4 operands[kDepth] = {};
-      if (is_row) {
-#pragma unroll
-        for (int j = 0; j < kDepth; ++j) operands[j] = ptx::load_relaxed_16(from + j * 512);
-      }
-      ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
-      if (!expired && !receive(operands, from, pass.steps.most_polls)) {
-        expired = true;
-        block.expired() = 1;
-        pass.steps.expire();
-      }
-
-      // 2. Multiply.
       Sums<T, Shape::kMultiplication, kGates> sums;
 #pragma unroll
-      for (int j = 0; j < kDepth; ++j) {
+      for (int first = 0; first < kDepth; first += Shape::kReceived) {
+        // 1. Receive.
+        ptx::Words4 operands[Shape::kReceived] = {};
+        if (is_row) {
 #pragma unroll
-        for (int second = 0; second < 2; ++second) {
-          ptx::Words4 r[kGates];
-#pragma unroll
-          for (int m = 0; m < kGates; ++m) {
-            int const at = (j - kInRegisters) * Shape::kWarpWeights + (m * 2 + second) * 512;
-            r[m] = j < kInRegisters ? weights[j < kInRegisters ? j : 0][m][second]
-                                    : ptx::load_shared_16(block.shared_at(my_weights + at));
+          for (int k = 0; k < Shape::kReceived; ++k) {
+            operands[k] = ptx::load_relaxed_16(from + (first + k) * 512);
           }
-          ptx::Words4 const& o = operands[j];
-          sums.add(r, second == 0 ? o.x : o.z, second == 0 ? o.y : o.w);
+        }
+        if (first == 0) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
+        if (!expired && !receive(operands, from + first * 512, pass.steps.most_polls)) {
+          expired = true;
+          block.expired() = 1;
+          pass.steps.expire();
+        }
+
+        // 2. Multiply.
+#pragma unroll
+        for (int k = 0; k < Shape::kReceived; ++k) {
+          int const j = first + k;
+#pragma unroll
+          for (int second = 0; second < 2; ++second) {
+            ptx::Words4 r[kGates];
+#pragma unroll
+            for (int m = 0; m < kGates; ++m) {
+              int const at = (j - kInRegisters) * Shape::kWarpWeights + (m * 2 + second) * 512;
+              r[m] = j < kInRegisters ? weights[j < kInRegisters ? j : 0][m][second]
+                                      : ptx::load_shared_16(block.shared_at(my_weights + at));
+            }
+            ptx::Words4 const& o = operands[k];
+            sums.add(r, second == 0 ? o.x : o.z, second == 0 ? o.y : o.w);
+          }
         }
       }
 

@@ -6,12 +6,25 @@
 #include <string>
 
 #include <gru/detail/cluster_forward_kernel.cuh>
+#include <gru/detail/cluster_reset_before_kernel.cuh>
 #include <gru/detail/recurrence_engine.cuh>
 
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// A shape of the cluster kernel for one T, as the engine sees it.
+/// A step's time, measured on an H200, without the input product.
+struct ClusterStepTime {
+  double one_tile_us = 0;  // where each cluster has one tile
+  double tile_us = 0;      // for each of several tiles
+};
+
+/// The same for both variants.
+struct ClusterStepTimes {
+  ClusterStepTime reset_after;
+  ClusterStepTime reset_before;
+};
+
+/// A shape of a variant's kernel for one T, as the engine sees it.
 template <typename T>
 struct ClusterKernel {
   using Function = void (*)(RecurrentForward<T>, T const*, int);
@@ -19,63 +32,92 @@ struct ClusterKernel {
   int blocks = 0;  // of a cluster; 0: none
   int threads = 0;
   PackedOrder order;
-  double one_tile_us = 0;                      // a step where each cluster has one tile; H200, half
-  double tile_us = 0;                          // a step, for each of several tiles
-  int (*one_tile_bytes)(int tiles) = nullptr;  // of shared memory
-  int (*many_tiles_bytes)(int tiles) = nullptr;
+  ClusterStepTime time;
+  int (*shared_bytes)(int tiles) = nullptr;
   Function one_tile = nullptr;
   Function many_tiles = nullptr;
 
-  /// OneTile and ManyTiles differ in what they keep in shared memory alone.
-  template <Multiplication multiplication, typename OneTile, typename ManyTiles = OneTile>
-  static ClusterKernel of(double one_tile_us, double tile_us) {
-    ClusterKernel kernel;
-    kernel.blocks = OneTile::kBlocks;
-    kernel.threads = OneTile::kThreads;
-    kernel.order = OneTile::packed_order();
-    kernel.one_tile_us = one_tile_us;
-    kernel.tile_us = tile_us;
-    kernel.one_tile_bytes = &OneTile::shared_bytes;
-    kernel.many_tiles_bytes = &ManyTiles::shared_bytes;
-    kernel.one_tile = &cluster_forward_kernel<T, multiplication, OneTile, true>;
-    kernel.many_tiles = &cluster_forward_kernel<T, multiplication, ManyTiles, false>;
-    return kernel;
-  }
-
-  int shared_bytes(int tiles) const {
-    return tiles == 1 ? one_tile_bytes(tiles) : many_tiles_bytes(tiles);
-  }
-
   /// The smallest shape that holds H. Registers hold R but for the part that the shape's last
-  /// number sends to shared memory, which keeps the kernel free of spills.
-  static ClusterKernel choose(std::int64_t hidden_size, Precision precision) {
-    constexpr Multiplication kDirect = Multiplication::kDirect;
+  /// number sends to shared memory, which keeps the kernels free of spills.
+  static ClusterKernel choose(Problem const& p) {
     if constexpr (sizeof(T) == 2) {
-      if (hidden_size <= 128) return of<kDirect, ClusterShape<T, 8, 2, 2, 0>>(0.85, 0.60);
-      if (hidden_size <= 256) return of<kDirect, ClusterShape<T, 8, 2, 4, 0>>(0.95, 1.15);
-      if (hidden_size <= 384) return of<kDirect, ClusterShape<T, 8, 2, 6, 0>>(1.25, 1.28);
-      if (hidden_size <= 512) return of<kDirect, ClusterShape<T, 8, 2, 8, 1>>(1.45, 1.53);
-      if (hidden_size <= 768) return of<kDirect, ClusterShape<T, 16, 2, 12, 10>>(1.85, 1.87);
-    } else if (precision == Precision::kTf32) {
-      return of_float<kDirect>(hidden_size);
-    } else if (precision == Precision::kFp32) {
-      return of_float<Multiplication::kSplit>(hidden_size);
+      return of_16_bits(p.variant, p.hidden_size);
+    } else if (p.precision == Precision::kTf32) {
+      return of_tf32(p.variant, p.hidden_size);
+    } else if (p.precision == Precision::kFp32) {
+      return of_split_floats(p.variant, p.hidden_size);
+    } else {
+      return {};
     }
-    return {};
   }
 
  private:
-  template <Multiplication multiplication>
-  static ClusterKernel of_float(std::int64_t hidden_size) {
-    constexpr double kProducts = multiplication == Multiplication::kSplit ? 2 : 1;
-    if (hidden_size <= 128) return of<multiplication, ClusterShape<T, 8, 4, 2, 0>>(0.8, 0.8);
+  static ClusterKernel of_16_bits(Variant variant, std::int64_t hidden_size) {
+    constexpr Multiplication kDirect = Multiplication::kDirect;
+    if (hidden_size <= 128) {
+      return of<kDirect, ClusterShape<T, 8, 2, 2, 0>>(variant, {{0.55, 0.50}, {0.83, 0.72}});
+    }
     if (hidden_size <= 256) {
-      return of<multiplication, ClusterShape<T, 8, 4, 4, 0>>(0.8 * kProducts, 0.8 * kProducts);
+      return of<kDirect, ClusterShape<T, 8, 2, 4, 0>>(variant, {{0.60, 0.64}, {0.97, 1.02}});
+    }
+    if (hidden_size <= 384) {
+      return of<kDirect, ClusterShape<T, 8, 2, 6, 0>>(variant, {{0.82, 0.78}, {1.18, 1.10}});
     }
     if (hidden_size <= 512) {
-      return of<multiplication, ClusterShape<T, 16, 4, 8, 2>>(1.2 * kProducts, 1.2 * kProducts);
+      return of<kDirect, ClusterShape<T, 8, 2, 8, 1>>(variant, {{0.97, 0.95}, {1.40, 1.35}});
+    }
+    if (hidden_size <= 768) {
+      return of<kDirect, ClusterShape<T, 16, 2, 12, 10>>(variant, {{1.48, 1.40}, {2.00, 1.87}});
     }
     return {};
+  }
+
+  static ClusterKernel of_tf32(Variant variant, std::int64_t hidden_size) {
+    constexpr Multiplication kDirect = Multiplication::kDirect;
+    if (hidden_size <= 128) {
+      return of<kDirect, ClusterShape<T, 8, 4, 2, 0>>(variant, {{0.70, 0.80}, {1.02, 1.25}});
+    }
+    if (hidden_size <= 256) {
+      return of<kDirect, ClusterShape<T, 8, 4, 4, 0>>(variant, {{0.92, 0.83}, {1.33, 1.10}});
+    }
+    if (hidden_size <= 512) {
+      return of<kDirect, ClusterShape<T, 16, 4, 8, 2>>(variant, {{1.35, 1.08}, {2.00, 1.58}});
+    }
+    return {};
+  }
+
+  static ClusterKernel of_split_floats(Variant variant, std::int64_t hidden_size) {
+    constexpr Multiplication kSplit = Multiplication::kSplit;
+    if (hidden_size <= 128) {
+      return of<kSplit, ClusterShape<T, 8, 4, 2, 0>>(variant, {{0.95, 1.40}, {1.20, 1.70}});
+    }
+    if (hidden_size <= 256) {
+      return of<kSplit, ClusterShape<T, 8, 4, 4, 0>>(variant, {{1.42, 1.43}, {1.83, 1.81}});
+    }
+    if (hidden_size <= 512) {
+      return of<kSplit, ClusterShape<T, 16, 4, 8, 2>>(variant, {{2.60, 2.17}, {3.10, 2.87}});
+    }
+    return {};
+  }
+
+  template <Multiplication multiplication, typename Shape>
+  static ClusterKernel of(Variant variant, ClusterStepTimes const& times) {
+    ClusterKernel kernel;
+    kernel.blocks = Shape::kBlocks;
+    kernel.threads = Shape::kThreads;
+    kernel.order = Shape::packed_order();
+    if (variant == Variant::kResetAfter) {
+      kernel.time = times.reset_after;
+      kernel.shared_bytes = &Shape::shared_bytes;
+      kernel.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
+      kernel.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
+    } else {
+      kernel.time = times.reset_before;
+      kernel.shared_bytes = &Shape::reset_before_bytes;
+      kernel.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
+      kernel.many_tiles = &cluster_reset_before_kernel<T, multiplication, Shape, false>;
+    }
+    return kernel;
   }
 };
 
@@ -113,7 +155,7 @@ struct ClusterLaunch {
 };
 
 /// The recurrence by clusters that each carry some rows through all steps: see
-/// cluster_forward_kernel.cuh.
+/// cluster_forward_kernel.cuh and cluster_reset_before_kernel.cuh.
 template <typename T>
 class ClusterRecurrence {
  public:
@@ -126,10 +168,8 @@ class ClusterRecurrence {
   };
 
   ClusterRecurrence(Problem const& p, DeviceFacts const&)
-      : problem_{p}, kernel_{ClusterKernel<T>::choose(p.hidden_size, p.precision)} {
-    if (p.variant != Variant::kResetAfter) {
-      obstacle_ = "computes the variant that resets after the product";
-    } else if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
+      : problem_{p}, kernel_{ClusterKernel<T>::choose(p)} {
+    if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
       obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
     } else if (kernel_.blocks == 0) {
       obstacle_ = "R does not fit in a cluster: H is " + std::to_string(p.hidden_size);
@@ -147,7 +187,8 @@ class ClusterRecurrence {
   /// A step's time in all waves of clusters.
   double step_us() const {
     int const waves = (plan_.clusters + plan_.resident - 1) / plan_.resident;
-    return waves * (plan_.tiles == 1 ? kernel_.one_tile_us : plan_.tiles * kernel_.tile_us);
+    return waves *
+           (plan_.tiles == 1 ? kernel_.time.one_tile_us : plan_.tiles * kernel_.time.tile_us);
   }
 
   void lay_out(Carver& carver, Scratch& scratch) const {

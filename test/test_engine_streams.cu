@@ -75,9 +75,7 @@ class Run {
   }
 
   /// Forgets what the last run gave.
-  void poison() const {
-    h_->write(RawBytes(h_->bytes(), kPoison));
-  }
+  void poison() const { h_->write(RawBytes(h_->bytes(), kPoison)); }
 
   /// Waits for the stream, throws where the run gave up, and returns h.
   RawBytes finish(cudaStream_t stream) const {

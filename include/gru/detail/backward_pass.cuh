@@ -25,12 +25,12 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
   Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
   detail::EngineMaker<detail::BackwardEngine<T>> engines{problem_, facts};
   engines.template make<detail::StepwiseBackward<T>>(stepwise);
-  decision_ = engines.decide({stepwise, detail::forward_only_candidate(Engine::kCluster),
-                              detail::forward_only_candidate(Engine::kGrid),
-                              detail::forward_only_candidate(Engine::kClusterFma),
-                              detail::forward_only_candidate(Engine::kGridFma),
-                              detail::host_candidate_on_device()},
-                             engine_);
+  decision_ = engines.decide(
+      {stepwise, detail::forward_only_candidate(Engine::kCluster),
+       detail::forward_only_candidate(Engine::kGrid),
+       detail::forward_only_candidate(Engine::kClusterFma),
+       detail::forward_only_candidate(Engine::kGridFma), detail::host_candidate_on_device()},
+      engine_);
 }
 
 template <typename T>

@@ -138,7 +138,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       if (++polls > pass.most_polls) {
         expired = true;
         finisher.poison();
-        *pass.status = kStatusExpired;
+        pass.expire();
       }
     }
 

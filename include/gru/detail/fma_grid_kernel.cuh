@@ -195,7 +195,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
           if (++polls > pass.most_polls) {
             expired = true;
             *has_expired = 1;
-            *pass.status = kStatusExpired;
+            pass.expire();
           }
         }
 #pragma unroll

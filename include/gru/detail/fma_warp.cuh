@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <gru/cell.hpp>
+#include <gru/detail/approximate.cuh>
 #include <gru/detail/cuda_types.cuh>
 #include <gru/detail/device.cuh>
 #include <gru/detail/ptx.cuh>
@@ -22,63 +22,6 @@
 /// out in one go.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
-
-/// The value type of the cell's formulas in these kernels: a float whose exponential, division and
-/// hyperbolic tangent are within some units in the last place, without branches. The sigmoid's
-/// absolute error is below 1.5e-7, tanh's relative error below 3e-7. H200, H 128, N 1: 0.64 instead
-/// of 0.80 us a step with the exact functions; the state's error is 9.5e-8 instead of 7.8e-8.
-class CloseFloat {
- public:
-  __device__ explicit CloseFloat(float value) : value_{value} {}
-  __device__ explicit operator float() const { return value_; }
-
-  friend __device__ CloseFloat operator-(CloseFloat a) { return CloseFloat{-a.value_}; }
-  friend __device__ CloseFloat operator+(CloseFloat a, CloseFloat b) {
-    return CloseFloat{a.value_ + b.value_};
-  }
-  friend __device__ CloseFloat operator-(CloseFloat a, CloseFloat b) {
-    return CloseFloat{a.value_ - b.value_};
-  }
-  friend __device__ CloseFloat operator*(CloseFloat a, CloseFloat b) {
-    return CloseFloat{a.value_ * b.value_};
-  }
-  friend __device__ CloseFloat sigmoid(CloseFloat a) { return sigmoids(a).on; }
-  friend __device__ cell::Sigmoids<CloseFloat> sigmoids(CloseFloat a) {
-    float const power = power_of_2(-kLog2OfE * a.value_);
-    float const on = reciprocal(1 + power);
-    float const off = a.value_ < 0 ? 1 - on : power * on;
-    return {CloseFloat{on}, CloseFloat{off}};
-  }
-  /// Cephes' polynomial near 0, where 1 - 2 / (1 + exp(2 a)) cancels.
-  friend __device__ CloseFloat tanh(CloseFloat a) {
-    float const x = a.value_;
-    float const square = x * x;
-    float series = -5.70498872745e-3f;
-    series = fmaf(series, square, 2.06390887954e-2f);
-    series = fmaf(series, square, -5.37397155531e-2f);
-    series = fmaf(series, square, 1.33314422036e-1f);
-    series = fmaf(series, square, -3.33332819422e-1f);
-    float const near = fmaf(series * square, x, x);
-    float const far = fmaf(-2.0f, reciprocal(1 + power_of_2(2 * kLog2OfE * x)), 1.0f);
-    return CloseFloat{fabsf(x) < 0.625f ? near : far};
-  }
-
- private:
-  static constexpr float kLog2OfE = 1.44269504f;
-
-  static __device__ float reciprocal(float x) {
-    float result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-  }
-  static __device__ float power_of_2(float x) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-  }
-
-  float value_;
-};
 
 /// What a lane sends to the others: the state as the product takes it.
 template <typename T>

@@ -70,12 +70,12 @@ struct GridKernel {
       return {of<GridShape<T, kDirect, 1, 4>>({0.97, 1.08, 0.35, 0.46}),
               of<GridShape<T, kDirect, 2, 4>>({1.22, 1.40, 0.19, 0.80}),
               of<GridShape<T, kDirect, 1, 8>>({1.29, 1.46, 0.28, 0.73}),
-              of<GridShape<T, kDirect, 1, 12>>({1.90, 2.10, 0.50, 1.15})};  // estimated
+              of<GridShape<T, kDirect, 1, 12>>({1.75, 1.95, 0.60, 1.25})};
     } else if (precision == Precision::kFp32) {
       return {of<GridShape<T, kSplit, 1, 4>>({1.52, 1.60, 0.15, 1.09}),
               of<GridShape<T, kSplit, 2, 4>>({2.36, 2.42, 0.20, 1.84}),
               of<GridShape<T, kSplit, 1, 8>>({2.45, 2.60, 0.16, 1.88}),
-              of<GridShape<T, kSplit, 1, 12>>({3.80, 4.00, 0.50, 2.90})};  // estimated
+              of<GridShape<T, kSplit, 1, 12>>({3.50, 3.70, 0.55, 2.60})};
     }
     return {};
   }

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op: one GRU layer and direction over a batch of sequences, and its gradient."""
+
+import torch
+
+from . import _library  # noqa: F401  (registers torch.ops.gru_torch)
+
+# How many tensors an op begins with (x to seed), and how many of them have a gradient (x to h0).
+_TENSORS = 9
+_DIFFERENTIABLE = 6
+
+
+def gru(
+    x,
+    w_ih,
+    w_hh,
+    b_ih=None,
+    b_hh=None,
+    h0=None,
+    *,
+    lengths=None,
+    episode_starts=None,
+    seed=None,
+    zoneout=0.0,
+    dropconnect=0.0,
+    recurrent_dropout=0.0,
+    reset_after=True,
+    reverse=False,
+    batch_first=False,
+    recompute=False,
+):
+    """Runs a GRU over `x`.
+
+    Args:
+      x: [T, N, C], or [N, T, C] where `batch_first`; float16, bfloat16, float32 or float64.
+      w_ih: [3H, C], gates in the order r, z, n, of x's type as all that follow.
+      w_hh: [3H, H].
+      b_ih, b_hh: [3H], or None for zeros.
+      h0: [N, H], or None for zeros.
+      lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device.
+      episode_starts: bool, as x without its last dimension, or None: no state passes into a step
+        that is marked.
+      seed: int64 [2] on x's device, what masks are drawn from; None for inference.
+      zoneout, dropconnect, recurrent_dropout: rates in [0, 1).
+      reset_after: whether the reset gate acts after the recurrent product (as nn.GRU) or before.
+      reverse: whether the steps are done from each sequence's end; outputs stay in time order.
+      recompute: whether the backward pass computes the gates again, to save memory.
+
+    Returns:
+      (h, final_state): as x with H for C, zero beyond the lengths; [N, H].
+    """
+    if lengths is not None and lengths.dtype == torch.int64:
+        # Before the cast, in which a value beyond int32 would wrap around.
+        lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)
+    tensors = (x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed)
+    needs_gradient = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors[:_DIFFERENTIABLE]
+    )
+    # Where a gradient is wanted all the same (under torch.vmap this cannot be seen), the backward
+    # pass computes the gates again.
+    keep_reserve = needs_gradient and not recompute
+    rates = (zoneout, dropconnect, recurrent_dropout)
+    h, final_state, _ = _Gru.apply(
+        *tensors, *rates, reset_after, reverse, batch_first, keep_reserve
+    )
+    return h, final_state
+
+
+# Both Functions name every argument: dynamo tells by their number that there is no ctx among them.
+
+
+class _Gru(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x,
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        h0,
+        lengths,
+        episode_starts,
+        seed,
+        zoneout,
+        dropconnect,
+        recurrent_dropout,
+        reset_after,
+        reverse,
+        batch_first,
+        keep_reserve,
+    ):
+        return torch.ops.gru_torch.forward(
+            x,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            h0,
+            lengths,
+            episode_starts,
+            seed,
+            zoneout,
+            dropconnect,
+            recurrent_dropout,
+            reset_after,
+            reverse,
+            batch_first,
+            keep_reserve,
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        h, _, reserve = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(reserve)
+        ctx.save_for_backward(*inputs[:_TENSORS], h, reserve)
+        ctx.options = inputs[_TENSORS:]
+
+    @staticmethod
+    def backward(ctx, dh, dfinal_state, _):
+        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + len(ctx.options))
+        if dh is None and dfinal_state is None:
+            return (None,) * _DIFFERENTIABLE + nothing
+        *tensors, h, reserve = ctx.saved_tensors
+        wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
+        gradients = _GruBackward.apply(
+            *tensors, *ctx.options, h, reserve, dh, dfinal_state, wanted
+        )
+        return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
+
+
+class _GruBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x,
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        h0,
+        lengths,
+        episode_starts,
+        seed,
+        zoneout,
+        dropconnect,
+        recurrent_dropout,
+        reset_after,
+        reverse,
+        batch_first,
+        keep_reserve,
+        h,
+        reserve,
+        dh,
+        dfinal_state,
+        wanted,
+    ):
+        return torch.ops.gru_torch.backward(
+            x,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            h0,
+            lengths,
+            episode_starts,
+            seed,
+            zoneout,
+            dropconnect,
+            recurrent_dropout,
+            reset_after,
+            reverse,
+            batch_first,
+            keep_reserve,
+            h,
+            reserve,
+            dh,
+            dfinal_state,
+            wanted,
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(
+            "gru_torch has no second derivative. Where one is needed, torch.nn.GRU has it (on a GPU "
+            "under torch.backends.cudnn.flags(enabled=False))."
+        )
+
+
+@torch.library.register_fake("gru_torch::forward")
+def _forward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, *options):
+    batch_first, keep_reserve = options[-2:]
+    first, second, _ = x.shape
+    units = w_hh.shape[1]
+    batch = first if batch_first else second
+    # The closed formula of gru::reserve_values.
+    reserve = first * second * 4 * units if keep_reserve else 0
+    return x.new_empty(first, second, units), x.new_empty(batch, units), x.new_empty(reserve)
+
+
+@torch.library.register_fake("gru_torch::backward")
+def _backward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, *options):
+    batch_first, wanted = options[5], options[-1]
+    units = w_hh.shape[1]
+    batch = x.shape[0 if batch_first else 1]
+    gates = (3 * units,)
+    shapes = (x.shape, w_ih.shape, w_hh.shape, gates, gates, (batch, units))
+    return tuple(
+        x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
+    )

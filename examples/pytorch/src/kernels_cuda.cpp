@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CUDA kernels of both ops: gru's passes on the current stream of x's device.
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "kernels.hpp"
+
+namespace gru_torch {
+namespace {
+
+class Cuda {
+ public:
+  explicit Cuda(at::Tensor const& x) : guard_{x.device()} {}
+
+  gru::adapter::device::Place place(gru::adapter::Allocate allocate) const {
+    return {c10::cuda::getCurrentCUDAStream().stream(), std::move(allocate)};
+  }
+
+  static constexpr auto forward = gru::adapter::device::forward;
+  static constexpr auto backward = gru::adapter::device::backward;
+
+ private:
+  c10::cuda::CUDAGuard guard_;
+};
+
+}  // namespace
+}  // namespace gru_torch
+
+TORCH_LIBRARY_IMPL(gru_torch, CUDA, library) {
+  library.impl("forward", &gru_torch::Kernels<gru_torch::Cuda>::forward);
+  library.impl("backward", &gru_torch::Kernels<gru_torch::Cuda>::backward);
+}

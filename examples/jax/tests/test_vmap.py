@@ -95,6 +95,13 @@ def test_zoneout_drawn(key_axis):
     gradient = jax.grad(lambda *a: loss_of(function(*a)), (0, 1, 2))
     assert_close(jax.vmap(gradient, axes)(*arguments), loop(gradient, axes, arguments))
 
+    def total(map_over):
+        sum_of_all = lambda x, params, h0: loss_of(map_over(x, params, h0, key))
+        return jax.grad(sum_of_all, (0, 1, 2))(x, params, h0)
+
+    of_loop = total(lambda *a: loop(function, axes, a))
+    assert_close(total(jax.vmap(function, axes)), of_loop)
+
 
 @pytest.mark.parametrize("out", [0, 1, 2])
 def test_vmap_of_vmap(out):

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // XLA's handlers for the CPU: gru's host engine on XLA's intra-op threads.
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>

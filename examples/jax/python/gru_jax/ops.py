@@ -147,7 +147,7 @@ def _check_shapes(options, operands):
 def _refuse_shard_map():
     """Inside shard_map the weights' gradients would be one shard's own."""
     if jax.sharding.get_abstract_mesh().manual_axes:
-        raise NotImplementedError("gru_jax.gru does not run inside jax.shard_map yet")
+        raise NotImplementedError("gru_jax.gru does not run inside jax.shard_map or jax.pmap yet")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GRU of this library for PyTorch: the op `gru_torch.ops.gru`."""
+"""GRU layers for PyTorch: `gru_torch.GRU`, and the op `gru_torch.ops.gru`."""
 
 from . import ops
+from .layer import GRU
 
-__all__ = ["ops"]
+__all__ = ["GRU", "ops"]

@@ -49,6 +49,11 @@ def gru(
     Returns:
       (h, final_state): as x with H for C, zero beyond the lengths; [N, H].
     """
+    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        # Dynamo does not see which inputs torch.func.grad is asked about, and would give zeros.
+        torch._dynamo.graph_break(
+            msg="gru_torch runs inside torch.func's transforms, but not in a graph of torch.compile"
+        )
     if lengths is not None and lengths.dtype == torch.int64:
         # Before the cast, in which a value beyond int32 would wrap around.
         lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gru_torch.GRU`: torch.nn.GRU, and what it lacks."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import ops
+
+_INT64 = torch.iinfo(torch.int64)
+
+
+class GRU(nn.RNNBase):
+    """Layers of Gated Recurrent Units: parameters, initialisation, state_dict and function of
+    torch.nn.GRU, with zoneout, DropConnect, recurrent dropout, lengths and episode starts."""
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        bias=True,
+        batch_first=False,
+        dropout=0.0,
+        bidirectional=False,
+        device=None,
+        dtype=None,
+        *,
+        zoneout=0.0,
+        dropconnect=0.0,
+        recurrent_dropout=0.0,
+        reset_after=True,
+        recompute=False,
+    ):
+        """Makes the layers; the arguments before the star are those of torch.nn.GRU.
+
+        Args:
+          dropout: the rate of dropout on the outputs of each layer but the last, in training.
+          zoneout: the rate at which units keep their state (1606.01305), in training; in inference
+            the old state and the new are mixed by this rate.
+          dropconnect: the rate at which weights of weight_hh are dropped, in training.
+          recurrent_dropout: the rate of dropout on the state that enters the recurrent product, one
+            mask a sequence (1512.05287), in training.
+          reset_after: whether the reset gate acts after the recurrent product (as torch.nn.GRU) or
+            before (1406.1078v3).
+          recompute: whether the backward pass computes the gates again, to save memory.
+        """
+        super().__init__(
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        for name, rate in (
+            ("zoneout", zoneout),
+            ("dropconnect", dropconnect),
+            ("recurrent_dropout", recurrent_dropout),
+        ):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate}, outside [0, 1)")
+        self.zoneout = zoneout
+        self.dropconnect = dropconnect
+        self.recurrent_dropout = recurrent_dropout
+        self.reset_after = reset_after
+        self.recompute = recompute
+
+    def forward(self, input, hx=None, *, lengths=None, episode_starts=None, generator=None):
+        """Runs the layers.
+
+        Args:
+          input: [T, N, C], or [N, T, C] where batch_first, or [T, C] without a batch.
+          hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
+            zeros.
+          lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device.
+          episode_starts: bool, as input without its last dimension: no state passes into a step
+            that is marked.
+          generator: what masks are drawn from; None for the device's default generator.
+
+        Returns:
+          (output, h_n): as torch.nn.GRU. With lengths, output is zero beyond them, and h_n is the
+          state at each sequence's true end.
+        """
+        if isinstance(input, PackedSequence):
+            raise NotImplementedError(
+                "gru_torch.GRU takes no PackedSequence: pass the padded tensor and lengths="
+            )
+        if input.dim() == 2:
+            return self._run_unbatched(input, hx, lengths, episode_starts, generator)
+        if input.dim() != 3:
+            raise ValueError(f"input has {input.dim()} dimensions, must have 2 or 3")
+        return self._run(input, hx, lengths, episode_starts, generator)
+
+    def _run_unbatched(self, input, hx, lengths, episode_starts, generator):
+        if lengths is not None:
+            raise ValueError("lengths are for a batch, but input has 2 dimensions")
+        if hx is not None and hx.dim() != 2:
+            raise ValueError(f"hx has {hx.dim()} dimensions, must have 2 as input has")
+        batch = 0 if self.batch_first else 1
+        output, h_n = self._run(
+            input.unsqueeze(batch),
+            None if hx is None else hx.unsqueeze(1),
+            None,
+            None if episode_starts is None else episode_starts.unsqueeze(batch),
+            generator,
+        )
+        return output.squeeze(batch), h_n.squeeze(1)
+
+    def _run(self, input, hx, lengths, episode_starts, generator):
+        directions = 2 if self.bidirectional else 1
+        rows = self.num_layers * directions
+        if hx is not None and (hx.dim() != 3 or hx.shape[0] != rows):
+            raise ValueError(
+                f"hx has shape {tuple(hx.shape)}, must be [{rows}, N, {self.hidden_size}]"
+            )
+        seeds = self._seeds(rows, input.device, generator)
+        finals = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for reverse in (False, True)[:directions]:
+                row = len(finals)
+                h, final_state = ops.gru(
+                    input,
+                    *self._weights(layer, reverse),
+                    None if hx is None else hx[row],
+                    lengths=lengths,
+                    episode_starts=episode_starts,
+                    seed=None if seeds is None else seeds[row],
+                    zoneout=self.zoneout,
+                    dropconnect=self.dropconnect,
+                    recurrent_dropout=self.recurrent_dropout,
+                    reset_after=self.reset_after,
+                    reverse=reverse,
+                    batch_first=self.batch_first,
+                    recompute=self.recompute,
+                )
+                outputs.append(h)
+                finals.append(final_state)
+            input = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+            if layer + 1 < self.num_layers:
+                input = nn.functional.dropout(input, self.dropout, self.training)
+        return input, torch.stack(finals)
+
+    def _weights(self, layer, reverse):
+        """weight_ih, weight_hh, bias_ih, bias_hh. By name, so that parametrizations, weight tying
+        and torch.func.functional_call have their way."""
+        suffix = f"_l{layer}_reverse" if reverse else f"_l{layer}"
+        weights = [getattr(self, name + suffix) for name in ("weight_ih", "weight_hh")]
+        if not self.bias:
+            return *weights, None, None
+        return *weights, *(getattr(self, name + suffix) for name in ("bias_ih", "bias_hh"))
+
+    def _seeds(self, rows, device, generator):
+        """What the masks of each layer and direction are drawn from, or None where none is."""
+        if not self.training or not (self.zoneout or self.dropconnect or self.recurrent_dropout):
+            return None
+        return torch.randint(
+            _INT64.min, _INT64.max, (rows, 2), generator=generator, device=device
+        )
+
+    def flatten_parameters(self):
+        """Does nothing: the weights are read where they lie."""
+
+    def extra_repr(self):
+        parts = [super().extra_repr()]
+        for name, default in (
+            ("zoneout", 0.0),
+            ("dropconnect", 0.0),
+            ("recurrent_dropout", 0.0),
+            ("reset_after", True),
+            ("recompute", False),
+        ):
+            value = getattr(self, name)
+            if value != default:
+                parts.append(f"{name}={value}")
+        return ", ".join(parts)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gru_torch.GRU against torch.nn.GRU, and against the loop over steps for what torch.nn.GRU
+lacks."""
+
+import copy
+import io
+import pickle
+
+import oracle
+import pytest
+import torch
+from support import assert_close, gradients_of
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import gru_torch
+
+STEPS, BATCH, INPUTS, UNITS = 7, 3, 4, 5
+TERMS = STEPS * BATCH + 3 * UNITS
+SHAPES = [
+    {},
+    {"bias": False},
+    {"num_layers": 3},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request):
+    return request.param
+
+
+def pair(shape, **options):
+    """(ours, torch.nn.GRU) in float64 with the same weights."""
+    torch.manual_seed(1)
+    theirs = torch.nn.GRU(INPUTS, UNITS, dtype=torch.float64, **shape)
+    ours = gru_torch.GRU(INPUTS, UNITS, dtype=torch.float64, **shape, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def draw_inputs(layer):
+    """(input, hx), leaves."""
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    shape = (BATCH, STEPS) if layer.batch_first else (STEPS, BATCH)
+    x = torch.randn(*shape, INPUTS, dtype=torch.float64, requires_grad=True)
+    hx = torch.randn(rows, BATCH, UNITS, dtype=torch.float64, requires_grad=True)
+    return x, hx
+
+
+def assert_equal(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, TERMS)
+
+
+def assert_same_function(ours, theirs, actual, expected, leaves):
+    assert_equal(actual, expected)
+    assert_equal(
+        gradients_of(actual, [*leaves, *ours.parameters()]),
+        gradients_of(expected, [*leaves, *theirs.parameters()]),
+    )
+
+
+def test_parameters_are_those_of_nn_gru(shape):
+    torch.manual_seed(3)
+    theirs = torch.nn.GRU(INPUTS, UNITS, **shape)
+    torch.manual_seed(3)
+    ours = gru_torch.GRU(INPUTS, UNITS, **shape)
+    mine, other = ours.state_dict(), theirs.state_dict()
+    assert list(mine) == list(other)
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    theirs.load_state_dict(mine)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_values_and_gradients_are_those_of_nn_gru(shape, with_state):
+    ours, theirs = pair(shape)
+    x, hx = draw_inputs(ours)
+    arguments = (x, hx) if with_state else (x,)
+    assert_same_function(ours, theirs, ours(*arguments), theirs(*arguments), arguments)
+
+
+def test_input_without_a_batch(shape):
+    ours, theirs = pair(shape)
+    x, hx = draw_inputs(ours)
+    arguments = (x[0] if ours.batch_first else x[:, 0], hx[:, 0])
+    assert_same_function(ours, theirs, ours(*arguments), theirs(*arguments), (x, hx))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_lengths_are_what_a_packed_sequence_is_to_nn_gru(shape, dtype):
+    ours, theirs = pair(shape)
+    x, hx = draw_inputs(ours)
+    lengths = torch.tensor([4, 7, 1], dtype=dtype)
+    batch_first = ours.batch_first
+    packed = pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False)
+    output, h_n = theirs(packed, hx)
+    output, _ = pad_packed_sequence(output, batch_first=batch_first, total_length=STEPS)
+    actual = ours(x, hx, lengths=lengths)
+    assert_same_function(ours, theirs, actual, (output, h_n), (x, hx))
+
+
+def test_episode_starts_are_runs_of_nn_gru_from_start_to_start():
+    ours, theirs = pair({"num_layers": 1})
+    x, hx = draw_inputs(ours)
+    starts = torch.zeros(STEPS, BATCH, dtype=torch.bool)
+    starts[2], starts[5] = True, True
+    first, _ = theirs(x[:2], hx)
+    second, _ = theirs(x[2:5])
+    third, h_n = theirs(x[5:])
+    expected = (torch.cat([first, second, third]), h_n)
+    actual = ours(x, hx, episode_starts=starts)
+    assert_same_function(ours, theirs, actual, expected, (x, hx))
+
+
+def seeds_drawn(layer):
+    """The seeds that the layer draws next, one for each layer and direction."""
+    state = torch.get_rng_state()
+    seeds = layer._seeds(layer.num_layers * (2 if layer.bidirectional else 1), "cpu", None)
+    torch.set_rng_state(state)
+    return seeds
+
+
+RATES = [{"zoneout": 0.3}, {"dropconnect": 0.4}, {"recurrent_dropout": 0.2}]
+RATES += [{"zoneout": 0.2, "dropconnect": 0.1, "recurrent_dropout": 0.3, "reset_after": False}]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", RATES, ids=str)
+def test_regularized_layers_are_the_loop_over_steps(options, training):
+    ours, _ = pair({"num_layers": 2, "bidirectional": True}, **options)
+    ours.train(training)
+    x, hx = draw_inputs(ours)
+    starts = torch.rand(STEPS, BATCH) < 0.2
+    lengths = torch.tensor([7, 0, 4])
+    common = {"lengths": lengths, "episode_starts": starts, **options}
+    seeds = seeds_drawn(ours)
+    assert (seeds is not None) == training
+    layer_input, finals = x, []
+    for layer in range(2):
+        outputs = []
+        for reverse in (False, True):
+            suffix = f"_l{layer}" + "_reverse" * reverse
+            names = [name + suffix for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            weights = [getattr(ours, name) for name in names]
+            seed = seeds[len(finals)] if training else None
+            h, final_state = oracle.gru(
+                layer_input, *weights, hx[len(finals)], seed=seed, reverse=reverse, **common
+            )
+            outputs.append(h)
+            finals.append(final_state)
+        layer_input = torch.cat(outputs, dim=-1)
+    expected = (layer_input, torch.stack(finals))
+    actual = ours(x, hx, lengths=lengths, episode_starts=starts)
+    assert_same_function(ours, ours, actual, expected, (x, hx))
+
+
+def test_recompute_changes_no_gradient():
+    ours, theirs = pair({"num_layers": 2}, recompute=True)
+    x, hx = draw_inputs(ours)
+    assert_same_function(ours, theirs, ours(x, hx), theirs(x, hx), (x, hx))
+
+
+def test_dropout_between_layers_is_that_of_nn_gru_in_inference_and_drops_in_training():
+    ours, theirs = pair({"num_layers": 2, "dropout": 0.5})
+    x, hx = draw_inputs(ours)
+    assert not torch.equal(ours(x, hx)[0], ours(x, hx)[0])
+    ours.eval(), theirs.eval()
+    assert_same_function(ours, theirs, ours(x, hx), theirs(x, hx), (x, hx))
+
+
+def test_masks_follow_the_seed_and_the_generator():
+    ours, _ = pair({}, zoneout=0.5)
+    x, _ = draw_inputs(ours)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(ours(x)[0])
+    for seed in (1, 1, 2):
+        results.append(ours(x, generator=torch.Generator().manual_seed(seed))[0])
+    assert torch.equal(results[0], results[1]) and torch.equal(results[3], results[4])
+    assert not torch.equal(results[0], results[2]) and not torch.equal(results[3], results[5])
+    assert not torch.equal(ours(x)[0], ours(x)[0])
+
+
+def test_checkpointing_draws_the_same_masks_again():
+    ours, _ = pair({}, zoneout=0.5, dropconnect=0.3)
+    x, hx = draw_inputs(ours)
+    torch.manual_seed(5)
+    expected = gradients_of(ours(x, hx), [x, hx, *ours.parameters()])
+    torch.manual_seed(5)
+    outputs = torch.utils.checkpoint.checkpoint(ours, x, hx, use_reentrant=False)
+    assert_equal(gradients_of(outputs, [x, hx, *ours.parameters()]), expected)
+
+
+def test_copies_and_files_keep_the_function(shape):
+    ours, _ = pair(shape, zoneout=0.25)
+    ours.eval()
+    x, hx = draw_inputs(ours)
+    expected = ours(x, hx)
+    file = io.BytesIO()
+    torch.save(ours, file)
+    file.seek(0)
+    copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
+    copies += [torch.load(file, weights_only=False)]
+    for layer in copies:
+        assert_equal(layer(x, hx), expected)
+        assert repr(layer) == repr(ours)
+    assert "zoneout=0.25" in repr(ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_layers_run_in_every_type(shape, dtype):
+    ours, _ = pair(shape)
+    x, hx = draw_inputs(ours)
+    converted = copy.deepcopy(ours).to(dtype)
+    ours.load_state_dict(converted.state_dict())
+    low_x, low_hx = x.to(dtype), hx.to(dtype)
+    actual = converted(low_x, low_hx)
+    for a, e in zip(actual, ours(low_x.double(), low_hx.double()), strict=True):
+        assert a.dtype == dtype
+        assert_close(a, e, TERMS)
+
+
+def test_functional_call_parametrizations_and_tied_weights():
+    ours, theirs = pair({})
+    x, hx = draw_inputs(ours)
+    doubled = {name: 2 * value.detach() for name, value in ours.named_parameters()}
+    actual = torch.func.functional_call(ours, doubled, (x, hx))
+    assert_equal(actual, torch.func.functional_call(theirs, doubled, (x, hx)))
+
+    other, _ = pair({})
+    with torch.no_grad():
+        other.weight_hh_l0.mul_(3)
+    other.weight_hh_l0 = ours.weight_hh_l0
+    assert_equal(other(x, hx), ours(x, hx))
+
+    expected = ours(x, hx)
+    torch.nn.utils.parametrizations.weight_norm(ours, "weight_hh_l0")
+    assert_equal(ours(x, hx), expected)
+    ours.parametrizations.weight_hh_l0.original0.data.mul_(2)
+    theirs.weight_hh_l0.data.mul_(2)
+    assert_equal(ours(x, hx), theirs(x, hx))
+
+
+def test_frozen_parameters_get_no_gradient():
+    ours, _ = pair({"num_layers": 2})
+    ours.weight_hh_l0.requires_grad_(False)
+    x, _ = draw_inputs(ours)
+    ours(x)[0].sum().backward()
+    assert ours.weight_hh_l0.grad is None
+    assert all(p.grad is not None for p in ours.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((torch.zeros(7, 3, 4, 1),), {}, "4 dimensions"),
+        ((torch.zeros(7, 3, 6),), {}, "w_ih has shape"),
+        ((torch.zeros(7, 3, 4), torch.zeros(2, 3, 5)), {}, "hx has shape"),
+        ((torch.zeros(7, 3, 4), torch.zeros(1, 2, 5)), {}, "h0 has shape"),
+        ((torch.zeros(7, 4), torch.zeros(1, 3, 5)), {}, "hx has 3 dimensions"),
+        ((torch.zeros(7, 4),), {"lengths": torch.tensor([2])}, "lengths are for a batch"),
+        ((torch.zeros(7, 3, 4).double(),), {}, "w_ih is of type"),
+    ],
+)
+def test_bad_inputs_raise_value_error(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        gru_torch.GRU(INPUTS, UNITS)(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", ["zoneout", "dropconnect", "recurrent_dropout", "dropout"])
+def test_bad_rates_raise_value_error(name):
+    with pytest.raises(ValueError, match=name):
+        gru_torch.GRU(INPUTS, UNITS, **{name: 1.5})
+
+
+def test_packed_sequences_raise():
+    packed = pack_padded_sequence(torch.zeros(7, 3, 4), torch.tensor([7, 5, 2]))
+    with pytest.raises(NotImplementedError, match="lengths="):
+        gru_torch.GRU(INPUTS, UNITS)(packed)

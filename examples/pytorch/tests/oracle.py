@@ -87,7 +87,7 @@ def gru(
     b_ih = zeros if b_ih is None else b_ih
     b_hh = zeros if b_hh is None else b_hh
     lengths = torch.full([batch], steps) if lengths is None else lengths.clamp(0, steps)
-    starts = torch.zeros(steps, batch, dtype=torch.bool) if episode_starts is None else episode_starts
+    starts = torch.zeros(steps, batch).bool() if episode_starts is None else episode_starts
 
     mix = torch.full([steps, batch, units], 1 - zoneout, dtype=x.dtype)  # the new value's weight
     scale = x.new_ones(batch, units)

@@ -100,6 +100,31 @@ def test_lengths_are_what_a_packed_sequence_is_to_nn_gru(shape, dtype):
     assert_same_function(ours, theirs, actual, (output, h_n), (x, hx))
 
 
+@pytest.mark.parametrize("lengths", [[7, 5, 2], [4, 7, 1]], ids=["sorted", "unsorted"])
+def test_packed_sequences_are_those_of_nn_gru(shape, lengths):
+    ours, theirs = pair(shape)
+    x, hx = draw_inputs(ours)
+
+    def run(layer):
+        is_sorted = lengths[0] == STEPS
+        packed = pack_padded_sequence(x, lengths, layer.batch_first, enforce_sorted=is_sorted)
+        return layer(packed, hx)
+
+    (actual, h_n), (expected, expected_h_n) = run(ours), run(theirs)
+    for part in ("batch_sizes", "sorted_indices", "unsorted_indices"):
+        a, e = getattr(actual, part), getattr(expected, part)
+        assert a is e is None or torch.equal(a, e)
+    actual, expected = (actual.data, h_n), (expected.data, expected_h_n)
+    assert_same_function(ours, theirs, actual, expected, (x, hx))
+
+
+def test_packed_sequences_bring_their_lengths():
+    packed = pack_padded_sequence(torch.zeros(7, 3, 4), torch.tensor([7, 5, 2]))
+    for options in ({"lengths": torch.ones(3)}, {"episode_starts": torch.zeros(7, 3).bool()}):
+        with pytest.raises(ValueError, match="neither lengths nor episode_starts"):
+            gru_torch.GRU(INPUTS, UNITS)(packed, **options)
+
+
 def test_episode_starts_are_runs_of_nn_gru_from_start_to_start():
     ours, theirs = pair({"num_layers": 1})
     x, hx = draw_inputs(ours)
@@ -273,9 +298,3 @@ def test_bad_inputs_raise_value_error(arguments, options, message):
 def test_bad_rates_raise_value_error(name):
     with pytest.raises(ValueError, match=name):
         gru_torch.GRU(INPUTS, UNITS, **{name: 1.5})
-
-
-def test_packed_sequences_raise():
-    packed = pack_padded_sequence(torch.zeros(7, 3, 4), torch.tensor([7, 5, 2]))
-    with pytest.raises(NotImplementedError, match="lengths="):
-        gru_torch.GRU(INPUTS, UNITS)(packed)

@@ -3,7 +3,7 @@
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import ops
 
@@ -74,7 +74,8 @@ class GRU(nn.RNNBase):
         """Runs the layers.
 
         Args:
-          input: [T, N, C], or [N, T, C] where batch_first, or [T, C] without a batch.
+          input: [T, N, C], or [N, T, C] where batch_first, or [T, C] without a batch, or
+            a PackedSequence; output is one too then.
           hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
             zeros.
           lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device.
@@ -87,14 +88,25 @@ class GRU(nn.RNNBase):
           state at each sequence's true end.
         """
         if isinstance(input, PackedSequence):
-            raise NotImplementedError(
-                "gru_torch.GRU takes no PackedSequence: pass the padded tensor and lengths="
-            )
+            if lengths is not None or episode_starts is not None:
+                raise ValueError("a PackedSequence takes neither lengths nor episode_starts")
+            return self._run_packed(input, hx, generator)
         if input.dim() == 2:
             return self._run_unbatched(input, hx, lengths, episode_starts, generator)
         if input.dim() != 3:
             raise ValueError(f"input has {input.dim()} dimensions, must have 2 or 3")
         return self._run(input, hx, lengths, episode_starts, generator)
+
+    def _run_packed(self, packed, hx, generator):
+        padded, lengths = pad_packed_sequence(packed, self.batch_first)
+        output, h_n = self._run(padded, hx, lengths.to(padded.device), None, generator)
+        order = packed.sorted_indices
+        if order is not None:
+            output = output.index_select(0 if self.batch_first else 1, order)
+            lengths = lengths[order.cpu()]
+        data = pack_padded_sequence(output, lengths, self.batch_first).data
+        unsorted = packed.unsorted_indices
+        return PackedSequence(data, packed.batch_sizes, order, unsorted), h_n
 
     def _run_unbatched(self, input, hx, lengths, episode_starts, generator):
         if lengths is not None:

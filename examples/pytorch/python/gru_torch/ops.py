@@ -194,8 +194,8 @@ class _GruBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *_):
         raise NotImplementedError(
-            "gru_torch has no second derivative. Where one is needed, torch.nn.GRU has it (on a GPU "
-            "under torch.backends.cudnn.flags(enabled=False))."
+            "gru_torch has no second derivative. Where one is needed, torch.nn.GRU has it (on a "
+            "GPU under torch.backends.cudnn.flags(enabled=False))."
         )
 
 

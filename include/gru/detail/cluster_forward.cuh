@@ -7,6 +7,7 @@
 
 #include <gru/detail/cluster_forward_kernel.cuh>
 #include <gru/detail/cluster_reset_before_kernel.cuh>
+#include <gru/detail/launch.cuh>
 #include <gru/detail/recurrence_engine.cuh>
 
 namespace gru::detail {
@@ -126,32 +127,6 @@ struct ClusterPlan {
   int tiles = 0;  // of each cluster; 0 where not even one cluster fits on the device
   int clusters = 0;
   int resident = 0;  // clusters that the device holds at once
-};
-
-/// A launch of clusters. The attributes must outlive the configuration that points to them.
-struct ClusterLaunch {
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-
-  ClusterLaunch(int clusters, int blocks, int threads, int shared_bytes) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = static_cast<unsigned>(blocks);
-    attributes[0].val.clusterDim.y = 1;
-    attributes[0].val.clusterDim.z = 1;
-    config.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-    config.attrs = attributes;
-    config.numAttrs = 1;
-  }
-  /// Records `event` once all blocks have begun.
-  void record_start(cudaEvent_t event) {
-    attributes[1].id = cudaLaunchAttributeLaunchCompletionEvent;
-    attributes[1].val.launchCompletionEvent.event = event;
-    config.numAttrs = 2;
-  }
-  ClusterLaunch(ClusterLaunch const&) = delete;
-  ClusterLaunch& operator=(ClusterLaunch const&) = delete;
 };
 
 /// The recurrence by clusters that each carry some rows through all steps: see

@@ -8,10 +8,9 @@
 #include <type_traits>
 #include <vector>
 
-#include <gru/detail/cluster_forward.cuh>
 #include <gru/detail/fma_cluster_kernel.cuh>
 #include <gru/detail/fma_grid_kernel.cuh>
-#include <gru/detail/grid_forward.cuh>
+#include <gru/detail/launch.cuh>
 #include <gru/detail/recurrence_engine.cuh>
 
 /// The persistent engines for few rows, without tensor cores: how they are planned and launched.

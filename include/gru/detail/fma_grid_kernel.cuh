@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <gru/detail/fma_warp.cuh>
+#include <gru/detail/ptx.cuh>
 #include <gru/detail/recurrence.cuh>
 
 /// The recurrence of few rows in one kernel without tensor cores: R spread as floats over the
@@ -55,24 +56,6 @@ struct FmaRing {
   int rows = 0;
 
   __device__ std::uint32_t* slot(int i) const { return words + i % kSlots * (rows * pitch); }
-
-  /// Stores for other blocks to see.
-  __device__ static void store(std::uint32_t* to, std::uint32_t word) {
-    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
-  }
-
-  /// What other blocks have stored so far: each word by itself.
-  __device__ static ptx::Words4 load(std::uint32_t const* from) {
-    ptx::Words4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(from)
-                 : "memory");
-    return v;
-  }
-
-  /// Orders what this thread stored and loaded before against what it stores and loads after.
-  __device__ static void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
   template <int kCount>
   __device__ static bool is_incomplete(ptx::Words4 const (&words)[kCount]) {
@@ -183,14 +166,14 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
           from[p] = has ? row * ring.pitch + k : -1;
           to[p] = row * Shape::kUnits + k;
           words[p] = {};
-          if (has) words[p] = FmaRing::load(slot + from[p]);
+          if (has) words[p] = ptx::load_relaxed_16(slot + from[p]);
         }
         std::uint32_t polls = 0;
         while (FmaRing::is_incomplete(words) && !expired) {
 #pragma unroll
           for (int p = 0; p < Shape::kPolls; ++p) {
             ptx::Words4 const one[1] = {words[p]};
-            if (FmaRing::is_incomplete(one)) words[p] = FmaRing::load(slot + from[p]);
+            if (FmaRing::is_incomplete(one)) words[p] = ptx::load_relaxed_16(slot + from[p]);
           }
           if (++polls > pass.most_polls) {
             expired = true;
@@ -225,15 +208,15 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
     if (sends && !ends && !expired) {
       std::uint32_t const word = __float_as_uint(as_factor<T>(result.operand[0]));
       std::uint32_t constexpr kNan = 0x7fffffff;
-      FmaRing::store(ring.slot(i + 1) + sends_to, word == FmaRing::kAbsent ? kNan : word);
-      if (i > 1) FmaRing::store(ring.slot(i - 1) + sends_to, FmaRing::kAbsent);
+      ptx::store_relaxed(ring.slot(i + 1) + sends_to, word == FmaRing::kAbsent ? kNan : word);
+      if (i > 1) ptx::store_relaxed(ring.slot(i - 1) + sends_to, FmaRing::kAbsent);
     }
 
     // 5. What others see.
     finisher.write(result, input, 0, state);
     if (ends) finisher.leave(result, 0, state);
     finisher.advance();
-    if (i % FmaRing::kFenceSteps == 0) FmaRing::fence();
+    if (i % FmaRing::kFenceSteps == 0) ptx::fence_device();
   }
 #endif
 }

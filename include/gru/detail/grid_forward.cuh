@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <gru/detail/grid_forward_kernel.cuh>
+#include <gru/detail/launch.cuh>
 #include <gru/detail/recurrence_engine.cuh>
 
 namespace gru::detail {
@@ -88,31 +89,6 @@ struct GridPlan {
   int tiles = 0;   // of a group
   std::int64_t launches = 0;
   int shared_bytes = 0;
-};
-
-/// A cooperative launch. The attributes must outlive the configuration that points to them.
-struct CooperativeLaunch {
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-
-  CooperativeLaunch(cudaStream_t stream, int blocks, int threads, int shared_bytes) {
-    attributes[0].id = cudaLaunchAttributeCooperative;
-    attributes[0].val.cooperative = 1;
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 1;
-  }
-  /// Records `event` once all blocks have begun.
-  void record_start(cudaEvent_t event) {
-    attributes[1].id = cudaLaunchAttributeLaunchCompletionEvent;
-    attributes[1].val.launchCompletionEvent.event = event;
-    config.numAttrs = 2;
-  }
-  CooperativeLaunch(CooperativeLaunch const&) = delete;
-  CooperativeLaunch& operator=(CooperativeLaunch const&) = delete;
 };
 
 /// Asks the device how many blocks fit, forms as many groups of them as the batch has use for, and

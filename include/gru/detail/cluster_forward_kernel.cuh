@@ -38,32 +38,21 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 
   // Shared memory: operands, weights, swap, states, inputs, barriers.
   std::uint32_t const operands = ptx::shared_address(shared);
-  std::uint32_t const weights_at = tiles * 2 * Shape::kOperands;
-  std::uint32_t const swap_at = weights_at + Shape::kWeights;
-  std::uint32_t const states_at = swap_at + Shape::kSwap;
-  std::uint32_t const inputs_at = states_at + Shape::lane_tiles(tiles) * Shape::kStates;
-  std::uint32_t const barriers =
-      operands + inputs_at + Shape::Inputs::shared_bytes(Shape::lane_tiles(tiles));
-  auto* const states = reinterpret_cast<float2*>(shared + states_at) + threadIdx.x;
+  ClusterLayout<Shape> const layout{tiles, 2 * Shape::kOperands};
+  std::uint32_t const barriers = operands + layout.barriers;
+  auto* const states = reinterpret_cast<float2*>(shared + layout.states) + threadIdx.x;
 
-  ClusterWeights<T, multiplication, Shape> const weights{packed_weights, place, shared, weights_at};
+  ClusterWeights<T, multiplication, Shape> const weights{packed_weights, place, shared,
+                                                         layout.weights};
   load_operands<T, multiplication, Shape>(pass, place.first_tile_row, tiles, 2 * Shape::kOperands,
                                           shared);
   typename Shape::Finisher finisher{pass, place.first_row, place.unit};
   float state[2];
   int const lane_tiles = place.lane_tiles(tiles);
-  for (int tile = lane_tiles - 1; tile >= 0; --tile) {
-    finisher.load(tile, state);
-    states[tile * Shape::kThreads] = make_float2(state[0], state[1]);
-  }
-  if (threadIdx.x < 2 * tiles) {
-    ptx::init_barrier(barriers + 8 * threadIdx.x);
-    // The first step waits for nothing.
-    ptx::expect_bytes(barriers + 8 * threadIdx.x, threadIdx.x % 2 == 0 ? 0 : Shape::kOperands);
-  }
-  ptx::fence_barriers();
+  load_states<Shape>(finisher, lane_tiles, states, state);
+  start_barriers<Shape>(barriers, tiles);
   typename Shape::Inputs inputs{pass,
-                                shared + inputs_at,
+                                shared + layout.inputs,
                                 static_cast<int>(threadIdx.x),
                                 place.first_row,
                                 lane_tiles,
@@ -76,7 +65,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   std::uint32_t write_at = place.template write_at<sizeof(T)>(operands);
   ptx::keep(read_at);
   ptx::keep(write_at);
-  GroupSwap<Shape> swap{place, operands + swap_at};
+  GroupSwap<Shape> swap{place, operands + layout.swap};
   bool expired = false;
   // Prepares a barrier for the step after the next. Operands that come before that count, too. One
   // whose phase is not complete must not be armed again.

@@ -286,6 +286,45 @@ __device__ void hand_on(std::uint32_t to, std::uint32_t barrier, float const (&o
   }
 }
 
+/// Where things lie in a block's shared memory, in bytes: operands, `tile_bytes` of each tile, then
+/// R's part, swap, states, inputs and barriers.
+template <typename Shape>
+struct ClusterLayout {
+  std::uint32_t weights;
+  std::uint32_t swap;
+  std::uint32_t states;
+  std::uint32_t inputs;
+  std::uint32_t barriers;
+
+  __device__ ClusterLayout(int tiles, int tile_bytes)
+      : weights{static_cast<std::uint32_t>(tiles * tile_bytes)},
+        swap{weights + Shape::kWeights},
+        states{swap + Shape::kSwap},
+        inputs{states + Shape::lane_tiles(tiles) * Shape::kStates},
+        barriers{inputs + Shape::Inputs::shared_bytes(Shape::lane_tiles(tiles))} {}
+};
+
+/// Puts the carried states of a lane's tiles into shared memory, and leaves the first in `state`.
+template <typename Shape>
+__device__ void load_states(typename Shape::Finisher const& finisher, int lane_tiles,
+                            float2* states, float (&state)[2]) {
+  for (int tile = lane_tiles - 1; tile >= 0; --tile) {
+    finisher.load(tile, state);
+    states[tile * Shape::kThreads] = make_float2(state[0], state[1]);
+  }
+}
+
+/// Makes the two barriers of each tile. The first expects no bytes, since the first step's operands
+/// are there already; the second expects a tile's operands.
+template <typename Shape>
+__device__ void start_barriers(std::uint32_t barriers, int tiles) {
+  if (threadIdx.x < 2 * tiles) {
+    ptx::init_barrier(barriers + 8 * threadIdx.x);
+    ptx::expect_bytes(barriers + 8 * threadIdx.x, threadIdx.x % 2 == 0 ? 0 : Shape::kOperands);
+  }
+  ptx::fence_barriers();
+}
+
 #endif
 
 }  // namespace GRU_DEVICE_NAMESPACE

@@ -70,6 +70,17 @@ double predict_input_product(Problem const& p) {
   return std::max(multiply, write);
 }
 
+/// A step's share of the products that follow backward's steps: dx, dW and dR.
+template <typename T>
+double predict_gradient_products(Problem const& p) {
+  if (p.steps == 0) return 0;
+  bool const plain = std::is_same_v<T, float> && p.precision != Precision::kTf32;
+  Problem square = p;
+  square.input_size = p.hidden_size;
+  return plain ? 2 * predict_plain_product(p) + predict_plain_product(square)
+               : 2 * predict_input_product<T>(p) + predict_input_product<T>(square);
+}
+
 /// What starts a persistent pass: the kernels before it, and R's way onto the chip. Fitted to runs
 /// of one step. The engines without tensor cores keep floats whatever the type.
 template <typename T>

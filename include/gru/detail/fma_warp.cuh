@@ -296,7 +296,7 @@ class FmaInputs {
       : pass_{pass},
         mine_{ptx::shared_address(shared) + (shares.row * Shares::kUnits + shares.unit) * 16},
         step_{shares.copy},
-        flag_shift_{unit / 2 % 4 * 8 + unit % 2},
+        flag_shift_{step_flags::shift(unit)},
         is_row_{n < pass.batch},
         is_inside_{n < pass.batch && unit < pass.hidden} {
     std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + n;
@@ -324,7 +324,8 @@ class FmaInputs {
     input.p[0][0] = __uint_as_float(words.x);
     input.p[1][0] = __uint_as_float(words.y);
     input.p[2][0] = __uint_as_float(words.z);
-    input.flags = pass_.flags != nullptr ? of_unit(words.w) : step_flags::kPlain;
+    input.flags =
+        pass_.flags != nullptr ? step_flags::of_lane<1>(words.w, flag_shift_) : step_flags::kPlain;
     if (!is_row_) input.flags = 0;
     return input;
   }
@@ -344,14 +345,6 @@ class FmaInputs {
     step_ += kSteps;
     next_p_ += kSteps * pass_.p_step;
     next_flags_ += kSteps * pass_.flags_step;
-  }
-
-  /// A lane of one unit gets the bits of a first one.
-  __device__ std::uint32_t of_unit(std::uint32_t word) const {
-    using namespace step_flags;
-    word >>= flag_shift_;
-    return (word & (kTakesNew | kKeepsOperand)) |
-           (word << (flag_shift_ & 1) & (kIsActive | kClearsState));
   }
 
   RecurrentForward<T> const& pass_;

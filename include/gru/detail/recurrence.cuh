@@ -153,7 +153,7 @@ class InputRing {
         first_row_{first_row},
         tiles_{unit < pass.hidden ? tiles : 0},
         stage_bytes_{most_tiles * kTileBytes},
-        flag_shift_{unit / 2 % 4 * 8 + unit % 2} {
+        flag_shift_{step_flags::shift(unit)} {
     std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + first_row;
     next_p_ = reinterpret_cast<std::byte const*>(pass.p + row * 3 * pass.hidden + unit);
     next_flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
@@ -212,7 +212,8 @@ class InputRing {
       }
     }
     // Without a branch: a step must not wait here for the flags to arrive.
-    std::uint32_t const own = flags_of(from + 3 * kGateBytes + lane_ * 4);
+    std::uint32_t const word = __float_as_uint(ptx::load_shared(from + 3 * kGateBytes + lane_ * 4));
+    std::uint32_t const own = step_flags::of_lane<kUnits>(word, flag_shift_);
     bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
     input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
     return input;
@@ -225,16 +226,6 @@ class InputRing {
     for (int gate = 0; gate < 3; ++gate) {
       ptx::copy_async<kBytes>(at + gate * kGateBytes, p + pass_.p_gate[gate]);
     }
-  }
-
-  /// A lane of one unit gets the bits of a first one.
-  __device__ std::uint32_t flags_of(std::uint32_t address) const {
-    std::uint32_t const word = __float_as_uint(ptx::load_shared(address)) >> flag_shift_;
-    if constexpr (kUnits == 2) return word;
-    constexpr std::uint32_t kOfUnit =
-        step_flags::kTakesNew | step_flags::kKeepsOperand | step_flags::kKeepsReset;
-    constexpr std::uint32_t kOfRow = step_flags::kIsActive | step_flags::kClearsState;
-    return (word & kOfUnit) | (word << (flag_shift_ & 1) & kOfRow);
   }
 
   RecurrentForward<T> const& pass_;

@@ -16,6 +16,7 @@
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/engine.cuh>
+#include <gru/detail/event.cuh>
 #include <gru/detail/layer_products.cuh>
 #include <gru/detail/overlap.hpp>
 #include <gru/detail/recurrence.cuh>
@@ -24,43 +25,6 @@
 
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
-
-/// An event without timing.
-class Event {
- public:
-  Event() { GRU_CUDA_TRY(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-  Event(Event const&) = delete;
-  Event& operator=(Event const&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-inline void record(Event const& event, cudaStream_t stream) {
-  GRU_CUDA_TRY(cudaEventRecord(event.get(), stream));
-}
-
-inline void wait(cudaStream_t stream, Event const& event) {
-  GRU_CUDA_TRY(cudaStreamWaitEvent(stream, event.get(), 0));
-}
-
-inline bool is_capturing(cudaStream_t stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  GRU_CUDA_TRY(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
-}
-
-/// What ties a second stream to the first. A wait is for what an event recorded last when the wait
-/// was enqueued, so that the same events serve all runs, as long as one enqueues at a time.
-struct OverlapEvents {
-  std::mutex mutex;
-  Event ready;       // what comes before the recurrence of a chunk is done
-  Event started;     // that recurrence has its multiprocessors
-  Event multiplied;  // the input product of the next chunk is done
-};
 
 /// Whether the input product may run beside a Recurrence.
 template <typename Recurrence, typename = void>
@@ -189,7 +153,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       pass.is_last = chunk + 1 == chunks_.size();
       pass.p = buffers.p[chunk % p_count_];
       if (has_flags) {
-        launch_step_flags(execution.stream, layer, pass.first_time, pass.steps, buffers.flags);
+        launch_step_flags(execution.stream, layer, Pass::kForward, pass.first_time, pass.steps,
+                          buffers.flags);
         pass.flags = buffers.flags;
       }
       if (overlaps && chunk > 0) wait(execution.stream, events_->multiplied);

@@ -15,14 +15,17 @@ namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
 /// The flags of one step for one row and two neighbouring units: bits 0 and 1 for the first and the
-/// second unit, and so on.
+/// second unit, and so on. Those of backward differ in two bits: what they say of the next step
+/// forward, they say of the step itself.
 namespace step_flags {
 
-inline constexpr std::uint32_t kTakesNew = 1;        // bits 0, 1: zoneout takes the new state
-inline constexpr std::uint32_t kKeepsOperand = 4;    // bits 2, 3: the state enters the next product
-inline constexpr std::uint32_t kIsActive = 16;       // the row does this step
-inline constexpr std::uint32_t kClearsState = 32;    // the next step begins an episode
-inline constexpr std::uint32_t kKeepsReset = 64;     // bits 6, 7: r * s enters this step's product
+inline constexpr std::uint32_t kTakesNew = 1;      // bits 0, 1: zoneout takes the new state
+inline constexpr std::uint32_t kKeepsOperand = 4;  // bits 2, 3: the state enters the next product;
+                                                   // backward: recurrent dropout keeps it
+inline constexpr std::uint32_t kIsActive = 16;     // the row does this step
+inline constexpr std::uint32_t kClearsState = 32;  // the next step begins an episode; backward:
+                                                   // this one does
+inline constexpr std::uint32_t kKeepsReset = 64;   // bits 6, 7: r * s enters this step's product
 inline constexpr std::uint32_t kPlain = 0b11011111;  // without options
 
 /// Bytes of a row's flags: one for two units, in whole words.
@@ -30,7 +33,26 @@ inline std::int64_t pitch(std::int64_t hidden) {
   return (hidden + 7) / 8 * 4;
 }
 
+/// Where the flags of a unit are in their word.
+__device__ inline int shift(int unit) {
+  return unit / 2 % 4 * 8 + unit % 2;
+}
+
+/// The flags of a lane's kUnits units out of their word. A lane of one unit gets the bits of a
+/// first one.
+template <int kUnits>
+__device__ std::uint32_t of_lane(std::uint32_t word, int shift) {
+  word >>= shift;
+  if constexpr (kUnits == 2) return word;
+  constexpr std::uint32_t kOfUnit = kTakesNew | kKeepsOperand | kKeepsReset;
+  constexpr std::uint32_t kOfRow = kIsActive | kClearsState;
+  return (word & kOfUnit) | (word << (shift & 1) & kOfRow);
+}
+
 }  // namespace step_flags
+
+/// Which way a kernel goes through the steps.
+enum class Pass { kForward, kBackward };
 
 /// Whether a run needs flags at all.
 inline bool needs_flags(Schedule const& schedule, Masks const& masks) {
@@ -47,9 +69,9 @@ struct RowFlags {
 /// A word (8 units) of a row's flags for four steps, from time index `first` on; steps outside
 /// [begin, end) are left alone.
 template <typename T>
-__device__ void write_flags(LayerView<T> const& layer, std::int64_t first, std::int64_t begin,
-                            std::int64_t end, std::int64_t n, int column, RowFlags const& row,
-                            std::int64_t step_bytes, std::uint8_t* to) {
+__device__ void write_flags(LayerView<T> const& layer, Pass pass, std::int64_t first,
+                            std::int64_t begin, std::int64_t end, std::int64_t n, int column,
+                            RowFlags const& row, std::int64_t step_bytes, std::uint8_t* to) {
   using namespace step_flags;
   constexpr std::uint32_t kEachPair = 0x01010101;
   Masks const& masks = layer.masks;
@@ -79,7 +101,7 @@ __device__ void write_flags(LayerView<T> const& layer, std::int64_t first, std::
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (first + k < begin || first + k >= end) continue;
-    bool const clears = (row.step[k] & kClearsState) != 0;
+    bool const clears = pass == Pass::kForward && (row.step[k] & kClearsState) != 0;
     std::uint32_t const entering = (clears ? 0u : keeps) | keeps * (kKeepsReset / kKeepsOperand);
     std::uint32_t const word = takes_new[k] | entering | row.step[k] * kEachPair;
     *reinterpret_cast<std::uint32_t*>(to + k * step_bytes) = word;
@@ -89,7 +111,7 @@ __device__ void write_flags(LayerView<T> const& layer, std::int64_t first, std::
 /// Writes the flags of `steps` steps, from time index `first_time` on: [steps, N, pitch]. A block
 /// serves one row for the (at most) four steps whose zoneout draws share a call.
 template <typename T>
-GRU_KERNEL void step_flags_kernel(LayerView<T> layer, std::int64_t first_time, int steps,
+GRU_KERNEL void step_flags_kernel(LayerView<T> layer, Pass pass, std::int64_t first_time, int steps,
                                   std::uint8_t* flags) {
   using namespace step_flags;
   Schedule const& schedule = layer.schedule;
@@ -106,27 +128,28 @@ GRU_KERNEL void step_flags_kernel(LayerView<T> layer, std::int64_t first_time, i
     std::int64_t const t = first + k;
     if (t < first_time || t >= end) continue;
     std::int64_t const next = schedule.reverse ? t - 1 : t + 1;
-    bool const has_next = next >= 0 && next < schedule.steps;
+    std::int64_t const told_of = pass == Pass::kForward ? next : t;
+    bool const exists = told_of >= 0 && told_of < schedule.steps;
     if (schedule.is_active(t, n)) row.step[k] |= kIsActive;
-    if (has_next && schedule.is_cleared(next, n)) row.step[k] |= kClearsState;
+    if (exists && schedule.is_cleared(told_of, n)) row.step[k] |= kClearsState;
   }
   std::int64_t const step_bytes = std::int64_t{N} * words * 4;
   std::uint8_t* const to = flags + ((first - first_time) * N + n) * words * 4;
   for (int column = threadIdx.x; column < words; column += blockDim.x) {
-    write_flags(layer, first, first_time, end, n, column, row, step_bytes, to + 4 * column);
+    write_flags(layer, pass, first, first_time, end, n, column, row, step_bytes, to + 4 * column);
   }
 }
 
 /// Enqueues the kernel.
 template <typename T>
-void launch_step_flags(cudaStream_t stream, LayerView<T> const& layer, std::int64_t first_time,
-                       int steps, std::uint8_t* flags) {
+void launch_step_flags(cudaStream_t stream, LayerView<T> const& layer, Pass pass,
+                       std::int64_t first_time, int steps, std::uint8_t* flags) {
   std::int64_t const offset = layer.masks.first_time;
   std::int64_t const quads = (offset + first_time + steps + 3) / 4 - (offset + first_time) / 4;
   std::int64_t const words = (layer.hidden + 7) / 8;
   unsigned const threads = static_cast<unsigned>(std::clamp<std::int64_t>(words, 32, 128));
   step_flags_kernel<T><<<static_cast<unsigned>(quads * layer.batch), threads, 0, stream>>>(
-      layer, first_time, steps, flags);
+      layer, pass, first_time, steps, flags);
   GRU_CUDA_TRY(cudaGetLastError());
 }
 

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include <gru/cell.hpp>
+#include <gru/detail/approximate.cuh>
+#include <gru/detail/cuda_types.cuh>
+#include <gru/detail/ptx.cuh>
+#include <gru/detail/recurrence.cuh>
+#include <gru/detail/step_flags.cuh>
+#include <gru/detail/stepwise_kernels.cuh>
+
+/// What the persistent kernels of backward have in common: the steps they are given, how forward's
+/// values reach a lane, and how a lane finishes its units of a row.
+///
+/// A step back multiplies dq, the gradients of s R, with the transpose of R: what comes out is the
+/// gradient that the state left by the step before has through R. All gradients of a step are
+/// linear in that of its state. So a lane computes their factors, from what forward kept, before
+/// the products arrive, and multiplies once they have.
+namespace gru::detail {
+inline namespace GRU_DEVICE_NAMESPACE {
+
+/// A chunk of steps for a persistent kernel that goes back through them. Internal buffers are dense
+/// and time-major.
+template <typename T>
+struct RecurrentBackward {
+  int batch = 0;   // N
+  int hidden = 0;  // H
+  GateColumns columns;
+  float through_scale =
+      1;  // on dq R^T: what DropConnect and recurrent dropout leave to the product
+  bool has_zoneout = false;
+  float new_weight = 1;  // zoneout's weight of the new state where the flags take it
+
+  int steps = 0;                        // of the chunk
+  bool reverse = false;                 // whether the layer is: then these steps ascend in time
+  T const* kept = nullptr;              // [steps, N, 4H] the reserve's rows
+  T const* entering = nullptr;          // [steps, N, H] the states that entered
+  T const* dh = nullptr;                // from the chunk's first time index on, or null
+  Rows dh_rows;                         // of dh
+  std::uint8_t const* flags = nullptr;  // [steps, N, flags_pitch] see step_flags, or null
+  std::int64_t flags_pitch = 0;
+  bool wide_inputs = false;  // whether pairs of kept, entering and dh begin at those of a pair
+
+  T* gradients = nullptr;  // [steps, N, 4H] out: of p in the weights' order, then of q_g; may be
+                           // where `kept` is
+  bool wide_gradients = false;
+  float* direct = nullptr;     // [N, H] carried gradient along everything but R, in and out
+  T* dq = nullptr;             // [N, 3H] of the step done last, in and out
+  float* bias_sums = nullptr;  // [N, 4H] in and out: a row of a lane gets the sums of all of its
+                               // rows and steps; or null
+
+  std::uint32_t* status = nullptr;  // set where a wait expired
+  std::uint32_t most_polls = 0;     // of one wait
+
+  // Derived from the above, so that no step computes it: bytes from the row of a step to that of
+  // the next one done, and where the gates z, r, g begin in a row of 4H.
+  std::int64_t kept_step = 0;
+  std::int64_t entering_step = 0;
+  std::int64_t dh_step = 0;
+  std::int64_t flags_step = 0;
+  int gate[3] = {};
+
+  void derive() {
+    std::int64_t const N = batch;
+    std::int64_t const H = hidden;
+    std::int64_t const sign = reverse ? 1 : -1;
+    constexpr std::int64_t kBytes = sizeof(T);
+    kept_step = sign * N * 4 * H * kBytes;
+    entering_step = sign * N * H * kBytes;
+    dh_step = sign * dh_rows.step * kBytes;
+    flags_step = sign * N * flags_pitch;
+    std::int64_t const positions[3] = {columns.z, columns.r, GateColumns::g};
+    for (int g = 0; g < 3; ++g) gate[g] = static_cast<int>(positions[g] * H * kBytes);
+  }
+
+  /// Where the chunk's first step done is among its rows.
+  __device__ int first_step() const { return reverse ? 0 : steps - 1; }
+
+  /// What a lane says whose wait expired; see RecurrentForward.
+  __device__ void expire() const {
+#if defined(GRU_DEBUG_TRAP)
+    __trap();
+#endif
+    *status = kStatusExpired;
+  }
+};
+
+/// What a lane needs of the outside for one step of one row.
+template <int kUnits>
+struct BackwardInput {
+  float kept[4][kUnits];  // pre-activations of z, r, g; q_g
+  float s[kUnits];        // the state that entered, 0 where an episode began
+  float dh[kUnits];
+  std::uint32_t flags;
+};
+
+/// The inputs of the steps to come, on their way through shared memory. Each lane fetches what it
+/// will read itself, so that no barrier is needed.
+///
+/// A lane finishes kUnits units, from `unit` on, of the rows first_row + kRowStride * tile, for the
+/// tiles that it has.
+template <typename T, int kUnits, int kLanes, int kRowStride>
+class BackwardInputs {
+ public:
+  static constexpr int kStages = 4;  // steps under way or in use
+  static constexpr int kValues = 6;  // kept, entering, dh
+  static constexpr int kLaneBytes = kUnits * static_cast<int>(sizeof(T));
+  static constexpr int kValueBytes = kLanes * kLaneBytes;
+  static constexpr int kTileBytes = kValues * kValueBytes + kLanes * 4;
+
+  GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
+    return kStages * tiles * kTileBytes;
+  }
+
+  /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
+  /// the block's lanes that finish rows; `most_tiles` is `tiles` of the lane that has most.
+  __device__ BackwardInputs(RecurrentBackward<T> const& pass, std::byte* shared, int lane,
+                            int first_row, int tiles, int most_tiles, int unit)
+      : pass_{pass},
+        shared_{shared},
+        lane_{lane},
+        first_row_{first_row},
+        tiles_{unit < pass.hidden ? tiles : 0},
+        stage_bytes_{most_tiles * kTileBytes},
+        flag_shift_{step_flags::shift(unit)},
+        count_{unit + kUnits <= pass.hidden ? kUnits : 1} {
+    std::int64_t const H = pass.hidden;
+    std::int64_t const row = pass.first_step() * std::int64_t{pass.batch} + first_row;
+    kept_ = pass.kept + row * 4 * H + unit;
+    entering_ = pass.entering + row * H + unit;
+    dh_ = pass.dh + pass.dh_rows.at(pass.first_step(), first_row) + unit;
+    flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
+    for (int i = 0; i < kStages - 1; ++i) fetch(i);
+  }
+
+  /// Begins the fetch of the chunk's i-th step done, the next one; every lane calls it in each
+  /// step.
+  __device__ void fetch(int i) {
+    if (i < pass_.steps) {
+      std::byte* to = shared_ + i % kStages * stage_bytes_;
+#pragma unroll 1
+      for (int tile = 0; tile < tiles_; ++tile, to += kTileBytes) {
+        std::int64_t const rows = std::int64_t{tile} * kRowStride;
+        if (first_row_ + rows >= pass_.batch) break;
+        fetch_tile(to, rows);
+      }
+      advance(kept_, pass_.kept_step);
+      advance(entering_, pass_.entering_step);
+      advance(dh_, pass_.dh_step);
+      flags_ += pass_.flags_step;
+    }
+    ptx::commit_copies();
+  }
+
+  /// Waits until the step has arrived that was fetched kStages - 1 fetches ago.
+  __device__ void wait() const {
+    ptx::wait_copies<kStages - 1>();
+  }
+
+  /// The chunk's i-th step done of a tile, which must have arrived.
+  __device__ BackwardInput<kUnits> read(int i, int tile) const {
+    BackwardInput<kUnits> input;
+    std::byte const* const from = shared_ + i % kStages * stage_bytes_ + tile * kTileBytes;
+    auto const load = [&](int value, float(&units)[kUnits]) {
+      Together const together =
+          *reinterpret_cast<Together const*>(from + value * kValueBytes + lane_ * kLaneBytes);
+      for (int e = 0; e < kUnits; ++e) units[e] = convert<float>(together.value[e]);
+    };
+#pragma unroll
+    for (int value = 0; value < 4; ++value) load(value, input.kept[value]);
+    load(4, input.s);
+    load(5, input.dh);
+    if (pass_.dh == nullptr) {
+      for (float& dh : input.dh) dh = 0;
+    }
+    auto const word =
+        *reinterpret_cast<std::uint32_t const*>(from + kValues * kValueBytes + lane_ * 4);
+    std::uint32_t const own = step_flags::of_lane<kUnits>(word, flag_shift_);
+    bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
+    input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
+    return input;
+  }
+
+ private:
+  struct alignas(kLaneBytes) Together {
+    T value[kUnits];
+  };
+
+  static __device__ void advance(T const*& from, std::int64_t bytes) {
+    from = reinterpret_cast<T const*>(reinterpret_cast<std::byte const*>(from) + bytes);
+  }
+
+  __device__ void fetch_tile(std::byte* to, std::int64_t rows) const {
+    std::int64_t const H = pass_.hidden;
+    auto const* const row = reinterpret_cast<std::byte const*>(kept_ + rows * 4 * H);
+    T const* const from[kValues] = {reinterpret_cast<T const*>(row + pass_.gate[0]),
+                                    reinterpret_cast<T const*>(row + pass_.gate[1]),
+                                    reinterpret_cast<T const*>(row + pass_.gate[2]),
+                                    reinterpret_cast<T const*>(row) + 3 * H,
+                                    entering_ + rows * H,
+                                    dh_ + rows * pass_.dh_rows.sample};
+    int const values = pass_.dh != nullptr ? kValues : kValues - 1;
+    std::byte* const mine = to + lane_ * kLaneBytes;
+    constexpr bool kCopies = kLaneBytes >= 4;  // what cp.async takes
+    if (kCopies && (kUnits == 1 || pass_.wide_inputs)) {
+      std::uint32_t const at = ptx::shared_address(mine);
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) {
+        if (v < values) ptx::copy_async<kCopies ? kLaneBytes : 4>(at + v * kValueBytes, from[v]);
+      }
+    } else {
+      fetch_narrow(mine, from, values);
+    }
+    if (pass_.flags != nullptr) {
+      ptx::copy_async<4>(ptx::shared_address(to) + kValues * kValueBytes + lane_ * 4,
+                         flags_ + rows * pass_.flags_pitch);
+    }
+  }
+
+  /// One by one, and waited for: where neighbours cannot be copied together.
+  __device__ void fetch_narrow(std::byte* mine, T const* const (&from)[kValues], int values) const {
+    T loaded[kValues][kUnits];
+#pragma unroll
+    for (int v = 0; v < kValues; ++v) {
+#pragma unroll
+      for (int e = 0; e < kUnits; ++e) {
+        if (v < values && e < count_) loaded[v][e] = from[v][e];
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < kValues; ++v) {
+#pragma unroll
+      for (int e = 0; e < kUnits; ++e) {
+        if (v < values && e < count_) {
+          reinterpret_cast<T*>(mine + v * kValueBytes)[e] = loaded[v][e];
+        }
+      }
+    }
+  }
+
+  RecurrentBackward<T> const& pass_;
+  std::byte* shared_;
+  int lane_;
+  int first_row_;
+  int tiles_;  // that need inputs
+  int stage_bytes_;
+  int flag_shift_;
+  int count_;  // units of the lane that the layer has, if any
+  T const* kept_;
+  T const* entering_;
+  T const* dh_;
+  std::uint8_t const* flags_;
+};
+
+/// What a step's gradients are to that of its state: its factors, for a lane's units of one row.
+template <int kUnits>
+struct BackwardFactors {
+  cell::Gates<float> a[kUnits];  // of the pre-activations
+  float q_g[kUnits];             // of the candidate's recurrent part
+  float direct[kUnits];          // of the entering state along everything but R
+  float dh[kUnits];              // what the output adds to the gradient
+};
+
+/// A step's gradients, for a lane's units of one row.
+template <int kUnits>
+struct BackwardResult {
+  cell::Gates<float> a[kUnits];   // of the pre-activations
+  float q_g[kUnits];              // of the candidate's recurrent part
+  cell::Gates<float> dq[kUnits];  // what multiplies the transpose of R: 0 where an episode began
+};
+
+/// A lane that finishes kUnits neighbouring units, from `unit` on, of the rows first_row +
+/// kRowStride * tile. V is the value type of the cell's formulas.
+template <typename T, int kUnits, int kRowStride, typename V = CloseFloat>
+class BackwardLane {
+ public:
+  __device__ BackwardLane(RecurrentBackward<T> const& pass, int first_row, int unit)
+      : pass_{pass}, first_row_{first_row}, unit_{unit} {
+    std::int64_t const row = pass.first_step() * std::int64_t{pass.batch} + first_row;
+    gradients_ = reinterpret_cast<std::byte*>(pass.gradients + row * 4 * pass.hidden + unit);
+  }
+
+  __device__ bool has(int e) const { return unit_ + e < pass_.hidden; }
+
+  /// Whether the lane has any unit of the tile's row.
+  __device__ bool is_inside(int tile) const {
+    return has(0) && first_row_ + tile * kRowStride < pass_.batch;
+  }
+
+  /// The carried gradient of a tile's row before the chunk.
+  __device__ void load(int tile, float (&direct)[kUnits]) const {
+    std::int64_t const n = first_row_ + tile * kRowStride;
+    for (int e = 0; e < kUnits; ++e) {
+      bool const inside = n < pass_.batch && has(e);
+      direct[e] = inside ? pass_.direct[n * pass_.hidden + unit_ + e] : 0.0f;
+    }
+  }
+
+  /// dq of a tile's row before the chunk, of unit e.
+  __device__ cell::Gates<float> load_dq(int tile, int e) const {
+    std::int64_t const n = first_row_ + tile * kRowStride;
+    if (n >= pass_.batch || !has(e)) return {0, 0, 0};
+    std::int64_t const H = pass_.hidden;
+    T const* const row = pass_.dq + n * 3 * H + unit_ + e;
+    return {convert<float>(row[pass_.columns.z * H]), convert<float>(row[pass_.columns.r * H]),
+            convert<float>(row[GateColumns::g * H])};
+  }
+
+  /// The factors of a step: the gradients for a state's gradient of 1.
+  __device__ BackwardFactors<kUnits> prepare(BackwardInput<kUnits> const& input) const {
+    BackwardFactors<kUnits> factors;
+#pragma unroll
+    for (int e = 0; e < kUnits; ++e) {
+      bool const takes_new = (input.flags & step_flags::kTakesNew << e) != 0;
+      float const weight = !pass_.has_zoneout ? 1.0f : takes_new ? pass_.new_weight : 0.0f;
+      auto const split = cell::zoneout_backward(V{weight}, V{1});
+      auto const d = cell::new_state_backward(V{input.kept[0][e]}, V{input.kept[2][e]},
+                                              V{input.s[e]}, split.c);
+      auto const reset =
+          cell::reset_after_backward(V{input.kept[1][e]}, V{input.kept[3][e]}, d.a_g);
+      factors.a[e] = {static_cast<float>(d.a_z), static_cast<float>(reset.a_r),
+                      static_cast<float>(d.a_g)};
+      factors.q_g[e] = static_cast<float>(reset.q_g);
+      factors.direct[e] = static_cast<float>(split.s + d.s);
+      factors.dh[e] = input.dh[e];
+    }
+    return factors;
+  }
+
+  /// Does a step: `sums` are dq R^T of the step done before, unscaled. A row that does not do the
+  /// step carries its gradient on.
+  __device__ BackwardResult<kUnits> finish(float const (&sums)[kUnits],
+                                           BackwardFactors<kUnits> const& factors,
+                                           std::uint32_t flags, float (&direct)[kUnits]) {
+    using namespace step_flags;
+    BackwardResult<kUnits> result;
+    bool const row_is_active = (flags & kIsActive) != 0;
+    bool const begins_episode = (flags & kClearsState) != 0;
+#pragma unroll
+    for (int e = 0; e < kUnits; ++e) {
+      bool const keeps = (flags & kKeepsOperand << e) != 0;
+      float const carried = direct[e] + (keeps ? sums[e] * pass_.through_scale : 0.0f);
+      float const d = carried + factors.dh[e];
+      bool const active = row_is_active && has(e);
+      bool const passes = active && !begins_episode;
+      auto const of = [&](bool is_so, float factor) { return is_so ? d * factor : 0.0f; };
+      cell::Gates<float> const& a = factors.a[e];
+      result.a[e] = {of(active, a.z), of(active, a.r), of(active, a.g)};
+      result.q_g[e] = of(active, factors.q_g[e]);
+      result.dq[e] = {of(passes, a.z), of(passes, a.r), of(passes, factors.q_g[e])};
+      direct[e] = active ? of(passes, factors.direct[e]) : carried;
+    }
+    return result;
+  }
+
+  /// Writes the gradients of the step, and adds them to the sums for the biases.
+  __device__ void write(BackwardResult<kUnits> const& result, int tile) {
+    if (!is_inside(tile)) return;
+    std::int64_t const H = pass_.hidden;
+    std::byte* const row =
+        gradients_ + tile * kRowStride * 4 * H * static_cast<std::int64_t>(sizeof(T));
+    float blocks[4][kUnits];
+#pragma unroll
+    for (int e = 0; e < kUnits; ++e) {
+      blocks[0][e] = result.a[e].z;
+      blocks[1][e] = result.a[e].r;
+      blocks[2][e] = result.a[e].g;
+      blocks[3][e] = result.q_g[e];
+    }
+#pragma unroll
+    for (int block = 0; block < 4; ++block) {
+      std::int64_t const at = block < 3 ? pass_.gate[block < 3 ? block : 0]
+                                        : 3 * H * static_cast<std::int64_t>(sizeof(T));
+      store_units(reinterpret_cast<T*>(row + at), blocks[block], pass_.wide_gradients,
+                  has(kUnits - 1));
+#pragma unroll
+      for (int e = 0; e < kUnits; ++e) bias_sums_[block][e] += blocks[block][e];
+    }
+  }
+
+  /// Goes on to the next step, after the last tile of one.
+  __device__ void advance() {
+    gradients_ += pass_.kept_step;
+  }
+
+  /// Leaves a tile's row for the next chunk.
+  __device__ void leave(BackwardResult<kUnits> const& result, int tile,
+                        float const (&direct)[kUnits]) const {
+    if (!is_inside(tile)) return;
+    std::int64_t const n = first_row_ + tile * kRowStride;
+    std::int64_t const H = pass_.hidden;
+    for (int e = 0; e < kUnits && has(e); ++e) {
+      pass_.direct[n * H + unit_ + e] = direct[e];
+      T* const row = pass_.dq + n * 3 * H + unit_ + e;
+      row[pass_.columns.z * H] = convert<T>(result.dq[e].z);
+      row[pass_.columns.r * H] = convert<T>(result.dq[e].r);
+      row[GateColumns::g * H] = convert<T>(result.dq[e].g);
+    }
+  }
+
+  /// Adds the sums for the biases to those of the lane's first row, after the last step.
+  __device__ void leave_bias_sums() const {
+    if (pass_.bias_sums == nullptr || !is_inside(0)) return;
+    std::int64_t const H = pass_.hidden;
+    float* const row = pass_.bias_sums + std::int64_t{first_row_} * 4 * H + unit_;
+    std::int64_t const blocks[4] = {pass_.columns.z, pass_.columns.r, GateColumns::g, 3};
+    for (int block = 0; block < 4; ++block) {
+      for (int e = 0; e < kUnits && has(e); ++e) row[blocks[block] * H + e] += bias_sums_[block][e];
+    }
+  }
+
+  /// After a wait that expired: every gradient from here on is NaN.
+  __device__ void poison(float (&direct)[kUnits]) const {
+    for (float& d : direct) d = __int_as_float(0x7fffffff);
+  }
+
+ private:
+  RecurrentBackward<T> const& pass_;
+  int first_row_;
+  int unit_;
+  std::byte* gradients_;
+  float bias_sums_[4][kUnits] = {};
+};
+
+}  // namespace GRU_DEVICE_NAMESPACE
+}  // namespace gru::detail

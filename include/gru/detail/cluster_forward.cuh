@@ -6,20 +6,14 @@
 #include <string>
 
 #include <gru/detail/cluster_forward_kernel.cuh>
+#include <gru/detail/cluster_plan.cuh>
 #include <gru/detail/cluster_reset_before_kernel.cuh>
-#include <gru/detail/launch.cuh>
 #include <gru/detail/recurrence_engine.cuh>
 
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// A step's time, measured on an H200, without the input product.
-struct ClusterStepTime {
-  double one_tile_us = 0;  // where each cluster has one tile
-  double tile_us = 0;      // for each of several tiles
-};
-
-/// The same for both variants.
+/// A step's times of both variants, without the input product.
 struct ClusterStepTimes {
   ClusterStepTime reset_after;
   ClusterStepTime reset_before;
@@ -28,15 +22,8 @@ struct ClusterStepTimes {
 /// A shape of a variant's kernel for one T, as the engine sees it.
 template <typename T>
 struct ClusterKernel {
-  using Function = void (*)(RecurrentForward<T>, T const*, int);
-
-  int blocks = 0;  // of a cluster; 0: none
-  int threads = 0;
+  ClusterFunctions<RecurrentForward<T>, T> functions;
   PackedOrder order;
-  ClusterStepTime time;
-  int (*shared_bytes)(int tiles) = nullptr;
-  Function one_tile = nullptr;
-  Function many_tiles = nullptr;
 
   /// The smallest shape that holds H. Registers hold R but for the part that the shape's last
   /// number sends to shared memory, which keeps the kernels free of spills.
@@ -104,29 +91,23 @@ struct ClusterKernel {
   template <Multiplication multiplication, typename Shape>
   static ClusterKernel of(Variant variant, ClusterStepTimes const& times) {
     ClusterKernel kernel;
-    kernel.blocks = Shape::kBlocks;
-    kernel.threads = Shape::kThreads;
     kernel.order = Shape::packed_order();
+    auto& f = kernel.functions;
+    f.blocks = Shape::kBlocks;
+    f.threads = Shape::kThreads;
     if (variant == Variant::kResetAfter) {
-      kernel.time = times.reset_after;
-      kernel.shared_bytes = &Shape::shared_bytes;
-      kernel.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
-      kernel.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
+      f.time = times.reset_after;
+      f.shared_bytes = &Shape::shared_bytes;
+      f.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
+      f.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
     } else {
-      kernel.time = times.reset_before;
-      kernel.shared_bytes = &Shape::reset_before_bytes;
-      kernel.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
-      kernel.many_tiles = &cluster_reset_before_kernel<T, multiplication, Shape, false>;
+      f.time = times.reset_before;
+      f.shared_bytes = &Shape::reset_before_bytes;
+      f.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
+      f.many_tiles = &cluster_reset_before_kernel<T, multiplication, Shape, false>;
     }
     return kernel;
   }
-};
-
-/// How the clusters of a launch share the batch.
-struct ClusterPlan {
-  int tiles = 0;  // of each cluster; 0 where not even one cluster fits on the device
-  int clusters = 0;
-  int resident = 0;  // clusters that the device holds at once
 };
 
 /// The recurrence by clusters that each carry some rows through all steps: see
@@ -146,25 +127,17 @@ class ClusterRecurrence {
       : problem_{p}, kernel_{ClusterKernel<T>::choose(p)} {
     if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
       obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
-    } else if (kernel_.blocks == 0) {
+    } else if (kernel_.functions.blocks == 0) {
       obstacle_ = "R does not fit in a cluster: H is " + std::to_string(p.hidden_size);
     } else {
-      plan();
-      if (plan_.tiles == 0) {
-        obstacle_ =
-            "the device has no room for a cluster of " + std::to_string(kernel_.blocks) + " blocks";
-      }
+      plan_ = plan_clusters(kernel_.functions, p.batch);
+      if (plan_.tiles == 0) obstacle_ = no_room_for_cluster(kernel_.functions.blocks);
     }
   }
 
   std::string const& obstacle() const { return obstacle_; }
 
-  /// A step's time in all waves of clusters.
-  double step_us() const {
-    int const waves = (plan_.clusters + plan_.resident - 1) / plan_.resident;
-    return waves *
-           (plan_.tiles == 1 ? kernel_.time.one_tile_us : plan_.tiles * kernel_.time.tile_us);
-  }
+  double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.order));
@@ -178,54 +151,15 @@ class ClusterRecurrence {
   }
 
   /// Of one launch.
-  int blocks() const { return plan_.clusters * kernel_.blocks; }
+  int blocks() const { return plan_.clusters * kernel_.functions.blocks; }
 
   void run(cudaStream_t stream, RecurrentForward<T> const& pass, Scratch const& scratch,
            cudaEvent_t started = nullptr) const {
-    ClusterLaunch launch{plan_.clusters, kernel_.blocks, kernel_.threads,
-                         kernel_.shared_bytes(plan_.tiles)};
-    launch.config.stream = stream;
-    if (started != nullptr) launch.record_start(started);
-    GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, function(plan_.tiles), pass,
-                                    static_cast<T const*>(scratch.packed_weights), plan_.tiles));
+    launch_clusters(stream, kernel_.functions, plan_, pass,
+                    static_cast<T const*>(scratch.packed_weights), started);
   }
 
  private:
-  typename ClusterKernel<T>::Function function(int tiles) const {
-    return tiles == 1 ? kernel_.one_tile : kernel_.many_tiles;
-  }
-
-  /// Asks the device how many clusters fit, and gives each as few tiles as keep all resident at
-  /// once.
-  void plan() {
-    constexpr int kMostTiles = 16;
-    int shared_limit = 0;
-    GRU_CUDA_TRY(cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                        current_device()));
-    auto const admit = [&](auto* kernel) {
-      GRU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-      GRU_CUDA_TRY(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit));
-    };
-    admit(kernel_.one_tile);
-    admit(kernel_.many_tiles);
-    auto const resident_with = [&](int tiles) {
-      int const bytes = kernel_.shared_bytes(tiles);
-      if (bytes > shared_limit) return 0;
-      ClusterLaunch const launch{1, kernel_.blocks, kernel_.threads, bytes};
-      int clusters = 0;
-      GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&clusters, function(tiles), &launch.config));
-      return clusters;
-    };
-    plan_.resident = resident_with(1);
-    if (plan_.resident == 0) return;
-    std::int64_t const all_tiles = (problem_.batch + kTileRows - 1) / kTileRows;
-    std::int64_t const wanted = (all_tiles + plan_.resident - 1) / plan_.resident;
-    plan_.tiles = static_cast<int>(std::clamp<std::int64_t>(wanted, 1, kMostTiles));
-    while (plan_.tiles > 1 && resident_with(plan_.tiles) == 0) --plan_.tiles;
-    plan_.clusters = static_cast<int>((all_tiles + plan_.tiles - 1) / plan_.tiles);
-  }
-
   Problem problem_;
   ClusterKernel<T> kernel_;
   ClusterPlan plan_;

@@ -125,13 +125,7 @@ struct GridShape {
   }
 
   GRU_HOST_DEVICE static PackedOrder packed_order(int ranks) {
-    PackedOrder order;
-    order.ranks = ranks;
-    order.warps = kProductWarps;
-    order.split = kProductWarps;
-    order.depth = kDepth;
-    order.warp_groups = kGroups;
-    return order;
+    return {ranks, kProductWarps, kProductWarps, kDepth, kGroups};
   }
 };
 

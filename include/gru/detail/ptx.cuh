@@ -44,6 +44,14 @@ __device__ inline float load_shared(std::uint32_t address) {
   return v;
 }
 
+__device__ inline void store_shared(std::uint32_t address, std::uint32_t word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+__device__ inline void store_shared(std::uint32_t address, uint2 words) {
+  asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(words.x), "r"(words.y)
+               : "memory");
+}
+
 __device__ inline void store_shared_pair(std::uint32_t address, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(first), "f"(second)
                : "memory");
@@ -255,8 +263,8 @@ __device__ inline bool is_complete(std::uint32_t barrier, std::uint32_t parity) 
   return done != 0;
 }
 
-/// Stores 4 or 8 bytes in a block of the cluster and counts them at its barrier; both are cluster
-/// addresses.
+/// Stores 4, 8 or 16 bytes in a block of the cluster and counts them at its barrier; both are
+/// cluster addresses.
 __device__ inline void store_async(std::uint32_t to, std::uint32_t value, std::uint32_t barrier) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
@@ -268,6 +276,14 @@ __device__ inline void store_async(std::uint32_t to, uint2 value, std::uint32_t 
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
           to),
       "r"(value.x), "r"(value.y), "r"(barrier)
+      : "memory");
+}
+__device__ inline void store_async(std::uint32_t to, float4 value, std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(to),
+      "r"(__float_as_uint(value.x)), "r"(__float_as_uint(value.y)), "r"(__float_as_uint(value.z)),
+      "r"(__float_as_uint(value.w)), "r"(barrier)
       : "memory");
 }
 

@@ -7,6 +7,7 @@
 
 #include <gru/detail/cluster_backward_kernel.cuh>
 #include <gru/detail/cluster_plan.cuh>
+#include <gru/detail/cluster_reset_before_backward_kernel.cuh>
 #include <gru/detail/recurrence_backward_engine.cuh>
 
 namespace gru::detail {
@@ -25,40 +26,68 @@ struct ClusterBackwardKernel {
     constexpr Multiplication kSplit = Multiplication::kSplit;
     std::int64_t const H = p.hidden_size;
     if constexpr (sizeof(T) == 2) {
-      if (H <= 128) return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>({0.80, 0.60});
-      if (H <= 256) return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>({0.95, 0.75});
-      if (H <= 384) return of<kDirect, ClusterBackwardShape<T, 8, 384, 0>>({1.15, 0.95});
-      if (H <= 512) return of<kDirect, ClusterBackwardShape<T, 8, 512, 2>>({1.35, 1.15});
-      if (H <= 768) return of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>({1.80, 1.60});
+      if (H <= 128)
+        return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
+                                                               {{0.80, 0.60}, {1.28, 0.90}});
+      if (H <= 256)
+        return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
+                                                               {{0.95, 0.75}, {1.52, 1.12}});
+      if (H <= 384)
+        return of<kDirect, ClusterBackwardShape<T, 8, 384, 0>>(p.variant,
+                                                               {{1.15, 0.95}, {1.84, 1.42}});
+      if (H <= 512)
+        return of<kDirect, ClusterBackwardShape<T, 8, 512, 2>>(p.variant,
+                                                               {{1.35, 1.15}, {2.16, 1.72}});
+      if (H <= 768)
+        return of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>(p.variant,
+                                                                {{1.80, 1.60}, {2.88, 2.40}});
     } else if (p.precision == Precision::kTf32) {
-      if (H <= 128) return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>({0.85, 0.65});
-      if (H <= 256) return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>({1.05, 0.85});
-      if (H <= 512) return of<kDirect, ClusterBackwardShape<T, 16, 512, 2>>({1.50, 1.30});
+      if (H <= 128)
+        return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
+                                                               {{0.85, 0.65}, {1.36, 0.98}});
+      if (H <= 256)
+        return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
+                                                               {{1.05, 0.85}, {1.68, 1.27}});
+      if (H <= 512)
+        return of<kDirect, ClusterBackwardShape<T, 16, 512, 2>>(p.variant,
+                                                                {{1.50, 1.30}, {2.40, 1.95}});
     } else if (p.precision == Precision::kFp32) {
-      if (H <= 128) return of<kSplit, ClusterBackwardShape<T, 8, 128, 0>>({1.05, 0.85});
-      if (H <= 256) return of<kSplit, ClusterBackwardShape<T, 8, 256, 0>>({1.50, 1.30});
-      if (H <= 512) return of<kSplit, ClusterBackwardShape<T, 16, 512, 2>>({2.60, 2.30});
+      if (H <= 128)
+        return of<kSplit, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
+                                                              {{1.05, 0.85}, {1.68, 1.27}});
+      if (H <= 256)
+        return of<kSplit, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
+                                                              {{1.50, 1.30}, {2.40, 1.95}});
+      if (H <= 512)
+        return of<kSplit, ClusterBackwardShape<T, 16, 512, 2>>(p.variant,
+                                                               {{2.60, 2.30}, {4.16, 3.45}});
     }
     return {};
   }
 
  private:
   template <Multiplication multiplication, typename Shape>
-  static ClusterBackwardKernel of(ClusterStepTime const& time) {
+  static ClusterBackwardKernel of(Variant variant, ClusterStepTimes const& times) {
     ClusterBackwardKernel kernel;
     kernel.order = Shape::packed_order();
     auto& f = kernel.functions;
     f.blocks = Shape::kBlocks;
     f.threads = Shape::kThreads;
-    f.time = time;
+    f.time = times.of(variant);
     f.shared_bytes = &Shape::shared_bytes;
-    f.one_tile = &cluster_backward_kernel<T, multiplication, Shape, true>;
-    f.many_tiles = &cluster_backward_kernel<T, multiplication, Shape, false>;
+    if (variant == Variant::kResetAfter) {
+      f.one_tile = &cluster_backward_kernel<T, multiplication, Shape, true>;
+      f.many_tiles = &cluster_backward_kernel<T, multiplication, Shape, false>;
+    } else {
+      f.one_tile = &cluster_reset_before_backward_kernel<T, multiplication, Shape, true>;
+      f.many_tiles = &cluster_reset_before_backward_kernel<T, multiplication, Shape, false>;
+    }
     return kernel;
   }
 };
 
-/// Backward's steps by clusters that each carry some rows: see cluster_backward_kernel.cuh.
+/// Backward's steps by clusters that each carry some rows: see cluster_backward_kernel.cuh
+/// and cluster_reset_before_backward_kernel.cuh.
 template <typename T>
 class ClusterBackwardRecurrence {
  public:
@@ -72,9 +101,7 @@ class ClusterBackwardRecurrence {
 
   ClusterBackwardRecurrence(Problem const& p, DeviceFacts const&)
       : problem_{p}, kernel_{ClusterBackwardKernel<T>::choose(p)} {
-    if (p.variant != Variant::kResetAfter) {
-      obstacle_ = "goes back through the variant that resets after the product alone";
-    } else if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
+    if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
       obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
     } else if (kernel_.functions.blocks == 0) {
       obstacle_ = "R does not fit in a cluster: H is " + std::to_string(p.hidden_size);

@@ -13,12 +13,6 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// A step's times of both variants, without the input product.
-struct ClusterStepTimes {
-  ClusterStepTime reset_after;
-  ClusterStepTime reset_before;
-};
-
 /// A shape of a variant's kernel for one T, as the engine sees it.
 template <typename T>
 struct ClusterKernel {
@@ -95,13 +89,12 @@ struct ClusterKernel {
     auto& f = kernel.functions;
     f.blocks = Shape::kBlocks;
     f.threads = Shape::kThreads;
+    f.time = times.of(variant);
     if (variant == Variant::kResetAfter) {
-      f.time = times.reset_after;
       f.shared_bytes = &Shape::shared_bytes;
       f.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
       f.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
     } else {
-      f.time = times.reset_before;
       f.shared_bytes = &Shape::reset_before_bytes;
       f.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
       f.many_tiles = &cluster_reset_before_kernel<T, multiplication, Shape, false>;

@@ -8,6 +8,7 @@
 #include <gru/detail/device.cuh>
 #include <gru/detail/launch.cuh>
 #include <gru/detail/tensor_core.cuh>
+#include <gru/problem.hpp>
 
 /// How the cluster kernels are planned and launched.
 namespace gru::detail {
@@ -17,6 +18,16 @@ inline namespace GRU_DEVICE_NAMESPACE {
 struct ClusterStepTime {
   double one_tile_us = 0;  // where each cluster has one tile
   double tile_us = 0;      // for each of several tiles
+};
+
+/// The same for both variants.
+struct ClusterStepTimes {
+  ClusterStepTime reset_after;
+  ClusterStepTime reset_before;
+
+  ClusterStepTime const& of(Variant variant) const {
+    return variant == Variant::kResetAfter ? reset_after : reset_before;
+  }
 };
 
 /// A shape of a kernel for steps of type Steps, as its engine sees it.

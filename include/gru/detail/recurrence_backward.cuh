@@ -90,7 +90,7 @@ struct RecurrentBackward {
 /// What a lane needs of the outside for one step of one row.
 template <int kUnits>
 struct BackwardInput {
-  float kept[4][kUnits];  // pre-activations of z, r, g; q_g
+  float kept[4][kUnits];  // pre-activations of z, r, g; q_g, or what multiplied R_g
   float s[kUnits];        // the state that entered, 0 where an episode began
   float dh[kUnits];
   std::uint32_t flags;
@@ -255,19 +255,22 @@ class BackwardInputs {
 };
 
 /// What a step's gradients are to that of its state: its factors, for a lane's units of one row.
+/// Reset before: those of a.r and q_g are to the gradient of r * s, and q_g's is that of the
+/// entering state along r * s.
 template <int kUnits>
 struct BackwardFactors {
   cell::Gates<float> a[kUnits];  // of the pre-activations
   float q_g[kUnits];             // of the candidate's recurrent part
   float direct[kUnits];          // of the entering state along everything but R
   float dh[kUnits];              // what the output adds to the gradient
+  float operand[kUnits];         // reset before: what multiplied R_g
 };
 
 /// A step's gradients, for a lane's units of one row.
 template <int kUnits>
 struct BackwardResult {
   cell::Gates<float> a[kUnits];   // of the pre-activations
-  float q_g[kUnits];              // of the candidate's recurrent part
+  float q_g[kUnits];              // of the candidate's recurrent part; reset before: its operand
   cell::Gates<float> dq[kUnits];  // what multiplies the transpose of R: 0 where an episode began
 };
 
@@ -309,6 +312,7 @@ class BackwardLane {
   }
 
   /// The factors of a step: the gradients for a state's gradient of 1.
+  template <Variant variant = Variant::kResetAfter>
   __device__ BackwardFactors<kUnits> prepare(BackwardInput<kUnits> const& input) const {
     BackwardFactors<kUnits> factors;
 #pragma unroll
@@ -318,11 +322,18 @@ class BackwardLane {
       auto const split = cell::zoneout_backward(V{weight}, V{1});
       auto const d = cell::new_state_backward(V{input.kept[0][e]}, V{input.kept[2][e]},
                                               V{input.s[e]}, split.c);
-      auto const reset =
-          cell::reset_after_backward(V{input.kept[1][e]}, V{input.kept[3][e]}, d.a_g);
-      factors.a[e] = {static_cast<float>(d.a_z), static_cast<float>(reset.a_r),
-                      static_cast<float>(d.a_g)};
-      factors.q_g[e] = static_cast<float>(reset.q_g);
+      factors.a[e] = {static_cast<float>(d.a_z), 0, static_cast<float>(d.a_g)};
+      V const a_r{input.kept[1][e]};
+      if constexpr (variant == Variant::kResetAfter) {
+        auto const reset = cell::reset_after_backward(a_r, V{input.kept[3][e]}, d.a_g);
+        factors.a[e].r = static_cast<float>(reset.a_r);
+        factors.q_g[e] = static_cast<float>(reset.q_g);
+      } else {
+        auto const reset = cell::reset_state_backward(a_r, V{input.s[e]}, V{1});
+        factors.a[e].r = static_cast<float>(reset.a_r);
+        factors.q_g[e] = static_cast<float>(reset.s);
+        factors.operand[e] = input.kept[3][e];
+      }
       factors.direct[e] = static_cast<float>(split.s + d.s);
       factors.dh[e] = input.dh[e];
     }
@@ -330,7 +341,8 @@ class BackwardLane {
   }
 
   /// Does a step: `sums` are dq R^T of the step done before, unscaled. A row that does not do the
-  /// step carries its gradient on.
+  /// step carries its gradient on. Reset before: all but the reset gate.
+  template <Variant variant = Variant::kResetAfter>
   __device__ BackwardResult<kUnits> finish(float const (&sums)[kUnits],
                                            BackwardFactors<kUnits> const& factors,
                                            std::uint32_t flags, float (&direct)[kUnits]) {
@@ -347,37 +359,50 @@ class BackwardLane {
       bool const passes = active && !begins_episode;
       auto const of = [&](bool is_so, float factor) { return is_so ? d * factor : 0.0f; };
       cell::Gates<float> const& a = factors.a[e];
-      result.a[e] = {of(active, a.z), of(active, a.r), of(active, a.g)};
-      result.q_g[e] = of(active, factors.q_g[e]);
-      result.dq[e] = {of(passes, a.z), of(passes, a.r), of(passes, factors.q_g[e])};
+      if constexpr (variant == Variant::kResetAfter) {
+        result.a[e] = {of(active, a.z), of(active, a.r), of(active, a.g)};
+        result.q_g[e] = of(active, factors.q_g[e]);
+        result.dq[e] = {of(passes, a.z), of(passes, a.r), of(passes, factors.q_g[e])};
+      } else {
+        result.a[e] = {of(active, a.z), 0, of(active, a.g)};
+        result.q_g[e] = active ? factors.operand[e] : 0.0f;
+        result.dq[e] = {of(passes, a.z), 0, of(passes, a.g)};
+      }
       direct[e] = active ? of(passes, factors.direct[e]) : carried;
     }
     return result;
   }
 
-  /// Writes the gradients of the step, and adds them to the sums for the biases.
-  __device__ void write(BackwardResult<kUnits> const& result, int tile) {
-    if (!is_inside(tile)) return;
-    std::int64_t const H = pass_.hidden;
-    std::byte* const row =
-        gradients_ + tile * kRowStride * 4 * H * static_cast<std::int64_t>(sizeof(T));
-    float blocks[4][kUnits];
+  /// Reset before: does the reset gate; `sums` are da_g R_g^T of this step, unscaled.
+  __device__ void finish_reset(float const (&sums)[kUnits], BackwardFactors<kUnits> const& factors,
+                               std::uint32_t flags, BackwardResult<kUnits>& result,
+                               float (&direct)[kUnits]) const {
+    using namespace step_flags;
+    bool const row_passes = (flags & kIsActive) != 0 && (flags & kClearsState) == 0;
 #pragma unroll
     for (int e = 0; e < kUnits; ++e) {
-      blocks[0][e] = result.a[e].z;
-      blocks[1][e] = result.a[e].r;
-      blocks[2][e] = result.a[e].g;
-      blocks[3][e] = result.q_g[e];
+      bool const keeps = (flags & kKeepsOperand << e) != 0;
+      bool const passes = row_passes && keeps && has(e);
+      float const d = sums[e] * pass_.through_scale;
+      result.a[e].r = passes ? d * factors.a[e].r : 0.0f;
+      result.dq[e].r = result.a[e].r;
+      if (passes) direct[e] += d * factors.q_g[e];
     }
-#pragma unroll
-    for (int block = 0; block < 4; ++block) {
-      std::int64_t const at = block < 3 ? pass_.gate[block < 3 ? block : 0]
-                                        : 3 * H * static_cast<std::int64_t>(sizeof(T));
-      store_units(reinterpret_cast<T*>(row + at), blocks[block], pass_.wide_gradients,
-                  has(kUnits - 1));
-#pragma unroll
-      for (int e = 0; e < kUnits; ++e) bias_sums_[block][e] += blocks[block][e];
-    }
+  }
+
+  /// Writes the gradients of the step, and adds them to the sums for the biases.
+  __device__ void write(BackwardResult<kUnits> const& result, int tile) {
+    write_others(result, tile);
+    write_reset(result, tile);
+  }
+  /// Reset before, the same in two: all but the reset gate, and the reset gate.
+  __device__ void write_others(BackwardResult<kUnits> const& result, int tile) {
+    write_block(0, tile, [&](int e) { return result.a[e].z; });
+    write_block(2, tile, [&](int e) { return result.a[e].g; });
+    write_block(3, tile, [&](int e) { return result.q_g[e]; });
+  }
+  __device__ void write_reset(BackwardResult<kUnits> const& result, int tile) {
+    write_block(1, tile, [&](int e) { return result.a[e].r; });
   }
 
   /// Goes on to the next step, after the last tile of one.
@@ -400,6 +425,18 @@ class BackwardLane {
     }
   }
 
+  /// Reset before: the same for the reset gate and what it carries, after `leave`.
+  __device__ void leave_reset(BackwardResult<kUnits> const& result, int tile,
+                              float const (&direct)[kUnits]) const {
+    if (!is_inside(tile)) return;
+    std::int64_t const n = first_row_ + tile * kRowStride;
+    std::int64_t const H = pass_.hidden;
+    for (int e = 0; e < kUnits && has(e); ++e) {
+      pass_.direct[n * H + unit_ + e] = direct[e];
+      pass_.dq[n * 3 * H + pass_.columns.r * H + unit_ + e] = convert<T>(result.dq[e].r);
+    }
+  }
+
   /// Adds the sums for the biases to those of the lane's first row, after the last step.
   __device__ void leave_bias_sums() const {
     if (pass_.bias_sums == nullptr || !is_inside(0)) return;
@@ -417,6 +454,23 @@ class BackwardLane {
   }
 
  private:
+  /// One of a gradient row's four blocks, for the lane's units: value(e).
+  template <typename Value>
+  __device__ void write_block(int block, int tile, Value value) {
+    if (!is_inside(tile)) return;
+    std::int64_t const H = pass_.hidden;
+    std::byte* const row =
+        gradients_ + tile * kRowStride * 4 * H * static_cast<std::int64_t>(sizeof(T));
+    std::int64_t const at = block < 3 ? pass_.gate[block < 3 ? block : 0]
+                                      : 3 * H * static_cast<std::int64_t>(sizeof(T));
+    float values[kUnits];
+    for (int e = 0; e < kUnits; ++e) {
+      values[e] = value(e);
+      bias_sums_[block][e] += values[e];
+    }
+    store_units(reinterpret_cast<T*>(row + at), values, pass_.wide_gradients, has(kUnits - 1));
+  }
+
   RecurrentBackward<T> const& pass_;
   int first_row_;
   int unit_;

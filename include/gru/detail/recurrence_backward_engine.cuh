@@ -52,7 +52,9 @@ class PersistentBackwardSteps {
       : problem_{p}, recurrence_{p, facts} {}
 
   void plan(DeviceFacts const& facts, std::size_t most_workspace) {
-    through_r_ = state_gradient_product<T>(problem_, 3, facts, most_workspace);
+    // Reset before: what goes back through R_g stays in its step.
+    std::int64_t const gates = problem_.variant == Variant::kResetAfter ? 3 : 2;
+    through_r_ = state_gradient_product<T>(problem_, gates, facts, most_workspace);
   }
 
   std::size_t product_workspace_bytes() const { return through_r_.workspace_bytes(); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include <gru/problem.hpp>
@@ -49,6 +50,44 @@ inline double predict_split_product(Problem const& p) {
   double const H = static_cast<double>(p.hidden_size);
   double const once = 9 + 24 * C * H / 1e6;
   return once / T + N * (5.2 * C * H / 1e8 + (4.0 * C + 1.5 * H) / 1e6);
+}
+
+/// Products of backward that are by parts; the others are plain.
+struct GradientsByParts {
+  bool dx = false;
+  bool dkernel = false;
+  bool drecurrent = false;
+
+  bool any() const { return dx || dkernel || drecurrent; }
+};
+
+/// The time of dx, dW and dR of float for a chunk of so many rows. Not fitted: multiplying costs
+/// what it was measured to cost in forward's input product, memory 4 TB/s, a launch 3 us.
+inline double predict_gradients(Problem const& p, double rows, GradientsByParts by_parts) {
+  constexpr double kLaunch = 3;
+  constexpr double kPlain = 4e-8;       // a multiplication and addition by FFMA
+  constexpr double kParts = 1.73e-8;    // the same by parts
+  constexpr double kSplitValue = 3e-6;  // to read a value and write its parts
+  constexpr double kSumValue = 2e-6;    // to read and write a value of D
+  double const C = static_cast<double>(p.input_size);
+  double const H = static_cast<double>(p.hidden_size);
+  auto const plain = [&](double in, double out) { return kLaunch + kPlain * rows * in * out; };
+  auto const split = [&](double values) { return kLaunch + kSplitValue * values; };
+  auto const parts = [&](double in, double out, double values, double passes) {
+    return kParts * rows * in * out + passes * (kLaunch + kSumValue * values);
+  };
+  auto const weights = [&](double in, double out) {
+    constexpr double kFullDevice = 4.3e6;  // values of D that occupy all multiprocessors
+    double const sums = std::max(1.0, std::min(16.0, kFullDevice / (in * out)));
+    return parts(in, out, in * out * sums, 4 + std::max(1.0, std::sqrt(rows) / 12 / sums));
+  };
+  double time = by_parts.any() ? split(rows * (by_parts.drecurrent ? 4 : 3) * H) : 0;
+  time += by_parts.dx ? split(3 * C * H) + parts(C, 3 * H, rows * C, 2 + std::ceil(3 * H / 512))
+                      : plain(C, 3 * H);
+  time += by_parts.dkernel ? split(rows * C) + weights(C, 3 * H) : plain(C, 3 * H);
+  time += by_parts.drecurrent ? split(rows * H) + weights(H, 2 * H) + weights(H, H)
+                              : plain(H, 2 * H) + plain(H, H);
+  return time;
 }
 
 /// A step's share of the input product. Where it is plain and on tensor cores, either they or

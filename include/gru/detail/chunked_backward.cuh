@@ -64,11 +64,11 @@ struct BackwardSteps {
 /// The products of a chunk of so many steps.
 template <typename T>
 struct ChunkProducts {
-  Product dx;
-  WeightGradientProduct dkernel;
-  WeightGradientProduct drecurrent_gates;      // of z and r
-  WeightGradientProduct drecurrent_candidate;  // of g
-  Product input;                               // recompute
+  InputGradient<T> dx;
+  WeightGradient<T> dkernel;
+  WeightGradient<T> drecurrent_gates;      // of z and r
+  WeightGradient<T> drecurrent_candidate;  // of g
+  Product input;                           // recompute
   Product recompute_gates;
   Product recompute_candidate;
 
@@ -108,6 +108,7 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     bool const overlaps = p.reserve != ReservePolicy::kRecompute &&
                           cut_for_overlap(p.steps, p.steps, costs).size() > 1;
     if (overlaps) sides_ = 2;
+    parts_ = choose_parts(facts);
     ChunkPlan const plan = plan_backward();
     if (plan.chunks.count == 0) return;
     std::vector<std::int64_t> sizes;
@@ -185,8 +186,9 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     A* through_r = nullptr;
     A* bias_sums = nullptr;
     Side sides[2];
-    T* entering = nullptr;         // [chunk, N, H] with recurrent dropout: the states that entered
-    T* x = nullptr;                // [chunk, N, C] batch-major: x made dense and time-major
+    T* entering = nullptr;  // [chunk, N, H] with recurrent dropout: the states that entered
+    T* x = nullptr;         // [chunk, N, C] batch-major: x made dense and time-major
+    GradientParts::Scratch parts;
     A* p = nullptr;                // [chunk, N, 3H] recompute: x W
     A* q = nullptr;                // [chunk, N, 3H] recompute: s R
     A* kernel_sums = nullptr;      // as W, tight
@@ -208,15 +210,17 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
   }
 
   /// Whether x must be copied for dW, since its rows do not lie like those of the gradients.
-  static bool gathers_x(Problem const& p) {
-    return p.layout == Layout::kBatchMajor && p.batch > 1 && p.steps > 1;
+  bool gathers_x() const {
+    Problem const& p = problem_;
+    bool const lies_otherwise = p.layout == Layout::kBatchMajor && p.batch > 1 && p.steps > 1;
+    return lies_otherwise && !parts_.dkernel();
   }
 
   /// Rows of x in dW's product.
-  static std::int64_t x_pitch(Problem const& p) {
-    if (gathers_x(p)) return p.input_size;
-    Rows const rows = sequence_rows(p, p.pitch.x, p.input_size);
-    return p.batch == 1 ? rows.step : rows.sample;
+  std::int64_t x_pitch() const {
+    if (gathers_x()) return problem_.input_size;
+    Rows const rows = sequence_rows(problem_, problem_.pitch.x, problem_.input_size);
+    return problem_.batch == 1 ? rows.step : rows.sample;
   }
 
   cudaDataType_t sums_type(SumsIn where) const {
@@ -230,24 +234,6 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
 
   std::int64_t tight_recurrent_pitch() const {
     return by_input(problem_) ? 3 * problem_.hidden_size : problem_.hidden_size;
-  }
-
-  WeightGradientProduct dkernel_product(Problem const& p, std::int64_t steps,
-                                        DeviceFacts const& facts, std::size_t most) const {
-    bool const placed = kernel_sums_ == SumsIn::kPlace;
-    return WeightGradientProduct::make<T>(p, steps * p.batch, p.input_size, x_pitch(p), 3,
-                                          placed ? kernel_pitch(p) : tight_kernel_pitch(),
-                                          sums_type(kernel_sums_), facts, most);
-  }
-
-  WeightGradientProduct drecurrent_product(Problem const& p, std::int64_t steps,
-                                           std::int64_t operand_pitch, std::int64_t width,
-                                           DeviceFacts const& facts, std::size_t most) const {
-    bool const placed = recurrent_sums_ == SumsIn::kPlace;
-    return WeightGradientProduct::make<T>(
-        p, steps * p.batch, p.hidden_size, operand_pitch, width,
-        placed ? recurrent_kernel_pitch(p) : tight_recurrent_pitch(), sums_type(recurrent_sums_),
-        facts, most);
   }
 
   Buffers lay_out(Carver& carver, std::int64_t chunk_steps, std::size_t product_workspace,
@@ -269,7 +255,8 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
       buffers.sides[i].gradients = carver.take<T>(rewrites ? 0 : chunk_steps * 4 * values);
     }
     buffers.entering = carver.take<T>(scales_operands ? chunk_steps * values : 0);
-    buffers.x = carver.take<T>(gathers_x(p) ? chunk_steps * p.batch * C : 0);
+    buffers.x = carver.take<T>(gathers_x() ? chunk_steps * p.batch * C : 0);
+    buffers.parts = parts_.lay_out(carver, p, chunk_steps);
     buffers.p = carver.take<A>(recomputes ? chunk_steps * 3 * values : 0);
     buffers.q = carver.take<A>(recomputes ? chunk_steps * 3 * values : 0);
     bool const sums_kernel = kernel_sums == SumsIn::kWorkspace;
@@ -283,18 +270,26 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     return buffers;
   }
 
+  /// The workspace for chunks of so many steps, without the products' scratch, as a function.
+  auto bytes_for(std::size_t chunk_count) const {
+    SumsIn const kernel_sums = sums_in(problem_, chunk_count, false);
+    SumsIn const recurrent_sums =
+        sums_in(problem_, chunk_count, drops(problem_, problem_.dropconnect));
+    return [this, kernel_sums, recurrent_sums](std::int64_t steps) {
+      Carver carver;
+      lay_out(carver, steps, 0, kernel_sums, recurrent_sums);
+      return carver.bytes();
+    };
+  }
+
+  GradientParts choose_parts(DeviceFacts const& facts) const {
+    auto const bytes = bytes_for(2);
+    return GradientParts::choose<T>(problem_, facts, bytes(0), bytes(1) - bytes(0));
+  }
+
   /// One chunk where it fits: then 16-bit weight gradients need no sums in the workspace.
   ChunkPlan plan_backward() const {
     Problem const& p = problem_;
-    auto const bytes_for = [&](std::size_t chunk_count) {
-      SumsIn const kernel_sums = sums_in(p, chunk_count, false);
-      SumsIn const recurrent_sums = sums_in(p, chunk_count, drops(p, p.dropconnect));
-      return [this, kernel_sums, recurrent_sums](std::int64_t steps) {
-        Carver carver;
-        lay_out(carver, steps, 0, kernel_sums, recurrent_sums);
-        return carver.bytes();
-      };
-    };
     bool const one_chunk = sides_ == 1 && bytes_for(1)(p.steps) <= p.workspace_limit &&
                            p.steps * p.batch <= kLargestExtent;
     return plan_chunks(p, bytes_for(one_chunk || p.steps == 1 ? 1 : 2));
@@ -306,10 +301,33 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     std::int64_t const H = p.hidden_size;
     bool const after = is_after(p);
     ChunkProducts<T> products;
-    products.dx = input_gradient_product<T>(p, steps, facts, most);
-    products.dkernel = dkernel_product(p, steps, facts, most);
-    products.drecurrent_gates = drecurrent_product(p, steps, H, 2, facts, most);
-    products.drecurrent_candidate = drecurrent_product(p, steps, after ? H : 4 * H, 1, facts, most);
+    products.dx = {p, parts_, steps, facts, most};
+    bool const places_kernel = kernel_sums_ == SumsIn::kPlace;
+    products.dkernel = {p,
+                        parts_,
+                        WeightBlocks::kKernel,
+                        steps,
+                        x_pitch(),
+                        places_kernel ? kernel_pitch(p) : tight_kernel_pitch(),
+                        sums_type(kernel_sums_),
+                        facts,
+                        most};
+    bool const places_recurrent = recurrent_sums_ == SumsIn::kPlace;
+    auto const drecurrent = [&](WeightBlocks blocks, std::int64_t operand_pitch) {
+      return WeightGradient<T>{
+          p,
+          parts_,
+          blocks,
+          steps,
+          operand_pitch,
+          places_recurrent ? recurrent_kernel_pitch(p) : tight_recurrent_pitch(),
+          sums_type(recurrent_sums_),
+          facts,
+          most};
+    };
+    products.drecurrent_gates = drecurrent(WeightBlocks::kRecurrentGates, H);
+    products.drecurrent_candidate =
+        drecurrent(WeightBlocks::kRecurrentCandidate, after ? H : 4 * H);
     if (p.reserve != ReservePolicy::kRecompute) return products;
     products.input = input_product<T>(p, steps, facts, most);
     products.recompute_gates =
@@ -489,16 +507,21 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     auto const beta_of = [&](SumsIn where, bool accumulate) {
       return !first || (where == SumsIn::kPlace && accumulate) ? 1.0 : 0.0;
     };
+    cudaStream_t const stream = execution.stream;
+    std::int64_t const steps = chunks_[index].steps;
+    parts_.split_gradients(stream, p, steps, gradients, buffers.parts);
     if (t.dx != nullptr) {
       Rows const rows = sequence_rows(p, p.pitch.dx, p.input_size);
-      products.dx.run(execution, 1, gradients, run.weights.kernel, p.accumulate.dx ? 1 : 0,
-                      t.dx + rows.at(chunks_[index].first_time, 0), buffers.product_workspace);
+      products.dx.run(execution, gradients, kernel_matrix(p, run.weights.kernel),
+                      p.accumulate.dx ? 1 : 0, t.dx + rows.at(chunks_[index].first_time, 0),
+                      buffers.parts, buffers.product_workspace);
     }
     if (t.dkernel) {
       bool const placed = kernel_sums_ == SumsIn::kPlace;
-      products.dkernel.run(execution, 1, x_of_chunk(execution, run, buffers, index), gradients,
-                           beta_of(kernel_sums_, p.accumulate.dkernel),
-                           placed ? t.dkernel.data() : buffers.kernel_sums,
+      T const* const x = x_of_chunk(execution, run, buffers, index);
+      parts_.split_input(stream, p, steps, x, buffers.parts);
+      products.dkernel.run(execution, x, gradients, beta_of(kernel_sums_, p.accumulate.dkernel),
+                           placed ? t.dkernel.data() : buffers.kernel_sums, buffers.parts,
                            buffers.product_workspace);
     }
     if (t.drecurrent_kernel) {
@@ -510,12 +533,13 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
       auto* const out =
           static_cast<std::byte*>(placed ? t.drecurrent_kernel.data() : buffers.recurrent_sums);
       std::int64_t const g = GateColumns::g;
-      products.drecurrent_gates.run(execution, 1, side.operands, gradients, beta, out,
+      parts_.split_recurrent_operands(stream, p, steps, side.operands, buffers.parts);
+      products.drecurrent_gates.run(execution, side.operands, gradients, beta, out, buffers.parts,
                                     buffers.product_workspace);
-      products.drecurrent_candidate.run(execution, 1,
-                                        is_after(p) ? side.operands : gradients + 3 * H,
+      products.drecurrent_candidate.run(execution, is_after(p) ? side.operands : gradients + 3 * H,
                                         gradients + (is_after(p) ? 3 : g) * H, beta,
-                                        out + place.block(g) * size, buffers.product_workspace);
+                                        out + place.block(g) * size, buffers.parts,
+                                        buffers.product_workspace);
     }
   }
 
@@ -524,7 +548,7 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     Problem const& p = problem_;
     Rows const rows = sequence_rows(p, p.pitch.x, p.input_size);
     BackwardChunk const& chunk = chunks_[index];
-    if (!gathers_x(p)) return run.tensors.x + rows.at(chunk.first_time, 0);
+    if (!gathers_x()) return run.tensors.x + rows.at(chunk.first_time, 0);
     launch_elementwise(gather_rows_kernel<T>, execution.stream, chunk.steps * p.batch, p.input_size,
                        run.tensors.x, rows, chunk.first_time, chunk.steps, p.batch, p.input_size,
                        buffers.x);
@@ -569,6 +593,7 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
 
   Problem problem_;
   Steps steps_;
+  GradientParts parts_;
   std::vector<BackwardChunk> chunks_;  // in the order of forward's steps
   std::int64_t chunk_steps_ = 0;       // the most
   std::size_t sides_ = 1;

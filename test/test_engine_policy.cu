@@ -40,6 +40,7 @@ class RandomArray {
   }
 
   D* data() const { return reinterpret_cast<D*>(memory_.data()); }
+  std::size_t bytes() const { return memory_.bytes(); }
 
  private:
   DeviceMemory memory_;
@@ -77,47 +78,120 @@ double measure_us(cudaStream_t stream, Enqueue enqueue) {
   return 1e3 * times[kRepeats / 2];
 }
 
-/// Measures every candidate of a shape, prints them, and tells by how much the choice loses.
+/// A layer of this shape with random data on the device.
 template <typename Computation>
-double loss_of_choice(char const* computation, Sizes const& s, DeviceContext const& context) {
+class RandomLayer {
+ public:
   using D = typename DeviceTwin<typename Computation::Type>::type;
-  Problem p;
-  p.steps = s.T;
-  p.batch = s.N;
-  p.input_size = s.C;
-  p.hidden_size = s.H;
-  p.precision = Computation::kPrecision;
-  double const magnitude = 1 / std::sqrt(static_cast<double>(s.H));
-  RandomArray<D> const x{s.T * s.N * s.C, 1, 1};
-  RandomArray<D> const kernel{s.C * 3 * s.H, magnitude, 2};
-  RandomArray<D> const recurrent_kernel{s.H * 3 * s.H, magnitude, 3};
-  RandomArray<D> const bias{3 * s.H, magnitude, 4};
-  RandomArray<D> const h{s.T * s.N * s.H, 1, 5};
-  Weights<D> const weights{kernel.data(), recurrent_kernel.data(), bias.data(), bias.data()};
-  ForwardTensors<D> tensors;
-  tensors.x = x.data();
-  tensors.h = h.data();
 
-  Decision const decision = ForwardPass<D>{p}.decision();
+  explicit RandomLayer(Sizes const& s) : sizes_{s} {}
+
+  Problem problem() const {
+    Problem p;
+    p.steps = sizes_.T;
+    p.batch = sizes_.N;
+    p.input_size = sizes_.C;
+    p.hidden_size = sizes_.H;
+    p.precision = Computation::kPrecision;
+    return p;
+  }
+  Weights<D> weights() const {
+    return {kernel_.data(), recurrent_kernel_.data(), bias_.data(), bias_.data()};
+  }
+  ForwardTensors<D> forward() const {
+    ForwardTensors<D> tensors;
+    tensors.x = x_.data();
+    tensors.h = h_.data();
+    return tensors;
+  }
+
+ private:
+  Sizes sizes_;
+  double magnitude_ = 1 / std::sqrt(static_cast<double>(sizes_.H));
+  RandomArray<D> x_{sizes_.T * sizes_.N * sizes_.C, 1, 1};
+  RandomArray<D> kernel_{sizes_.C * 3 * sizes_.H, magnitude_, 2};
+  RandomArray<D> recurrent_kernel_{sizes_.H * 3 * sizes_.H, magnitude_, 3};
+  RandomArray<D> bias_{3 * sizes_.H, magnitude_, 4};
+  RandomArray<D> h_{sizes_.T * sizes_.N * sizes_.H, 1, 5};
+};
+
+/// What backward reads and writes beside it.
+template <typename D>
+class BackwardData {
+ public:
+  explicit BackwardData(Problem const& p)
+      : reserve_{reserve_values(p), 1, 6},
+        dh_{p.steps * p.batch * p.hidden_size, 1, 7},
+        dx_{p.steps * p.batch * p.input_size, 0, 8},
+        dkernel_{p.input_size * 3 * p.hidden_size, 0, 9},
+        drecurrent_kernel_{p.hidden_size * 3 * p.hidden_size, 0, 10},
+        dbias_{3 * p.hidden_size, 0, 11} {}
+
+  BackwardTensors<D> tensors(ForwardTensors<D> const& forward) const {
+    BackwardTensors<D> t;
+    t.x = forward.x;
+    t.h = forward.h;
+    t.dh = dh_.data();
+    t.reserve = {reserve_.data(), reserve_.bytes()};
+    t.dx = dx_.data();
+    t.dkernel = dkernel_.data();
+    t.drecurrent_kernel = drecurrent_kernel_.data();
+    t.dbias = dbias_.data();
+    t.drecurrent_bias = dbias_.data();
+    return t;
+  }
+
+ private:
+  RandomArray<D> reserve_, dh_, dx_, dkernel_, drecurrent_kernel_, dbias_;
+};
+
+/// Measures every candidate of a pass, prints them, and tells by how much the choice loses. `run`
+/// enqueues a run of a pass with some workspace.
+template <typename Pass, typename Run>
+double loss_of_choice(char const* computation, Problem p, DeviceContext const& context, Run run) {
+  Decision const decision = Pass{p}.decision();
   double chosen = 0;
   double best = INFINITY;
   for (Candidate const& c : decision.candidates) {
     if (!c.can_run) continue;
     p.engine = c.engine;
-    ForwardPass<D> const pass{p};
+    Pass const pass{p};
     DeviceMemory const workspace{pass.workspace_bytes()};
     double const us = measure_us(context.stream(), [&] {
-      pass.run(context.execution(), weights, tensors, {workspace.data(), pass.workspace_bytes()});
+      run(pass, Workspace{workspace.data(), pass.workspace_bytes()});
     });
     check({workspace.data(), pass.workspace_bytes()}, context.stream());
     bool const is_choice = c.engine == decision.engine;
     if (is_choice) chosen = us;
     best = std::min(best, us);
-    std::cout << computation << ',' << s.T << ',' << s.N << ',' << s.C << ',' << s.H << ','
-              << to_string(c.engine) << ',' << c.predicted_us << ',' << us << ','
-              << (is_choice ? "chosen" : "") << std::endl;
+    std::cout << computation << ',' << p.steps << ',' << p.batch << ',' << p.input_size << ','
+              << p.hidden_size << ',' << to_string(c.engine) << ',' << c.predicted_us << ',' << us
+              << ',' << (is_choice ? "chosen" : "") << std::endl;
   }
   return chosen / best;
+}
+
+template <typename Computation>
+double loss_forward(char const* computation, Sizes const& sizes, DeviceContext const& context) {
+  RandomLayer<Computation> const layer{sizes};
+  using Pass = ForwardPass<typename RandomLayer<Computation>::D>;
+  return loss_of_choice<Pass>(
+      computation, layer.problem(), context, [&](Pass const& pass, Workspace workspace) {
+        pass.run(context.execution(), layer.weights(), layer.forward(), workspace);
+      });
+}
+
+template <typename Computation>
+double loss_backward(char const* computation, Sizes const& sizes, DeviceContext const& context) {
+  using D = typename RandomLayer<Computation>::D;
+  using Pass = BackwardPass<D>;
+  RandomLayer<Computation> const layer{sizes};
+  Problem p = layer.problem();
+  p.keep_for_backward = true;
+  BackwardData<D> const data{p};
+  return loss_of_choice<Pass>(computation, p, context, [&](Pass const& pass, Workspace workspace) {
+    pass.run(context.execution(), layer.weights(), data.tensors(layer.forward()), workspace);
+  });
 }
 
 struct Shape {
@@ -132,19 +206,20 @@ std::vector<Shape> const kShapes{
     {64, 128, 128},   {64, 256, 256},  {64, 512, 512},   {64, 768, 768},  {64, 1024, 1024},
     {64, 2048, 2048}, {256, 256, 256}, {256, 512, 512},  {512, 128, 128}, {512, 1024, 1024}};
 
-TEST_CASE("The engine that the policy chooses is within 10% of the fastest", "[.policy]") {
-  if (!has_device()) SKIP("no CUDA device");
-  DeviceContext const context;
+/// Calls loss(name, computation, sizes) for every shape and way of computing, and fails where the
+/// choice loses over 10%.
+template <typename Loss>
+void check_choices(Loss loss) {
   std::cout << "type,T,N,C,H,engine,predicted_us,measured_us,chosen" << std::setprecision(5)
             << std::endl;
   std::vector<std::string> wrong;
   int count = 0;
   auto const check_shape = [&](char const* name, auto computation, Sizes const& sizes) {
-    double const loss = loss_of_choice<decltype(computation)>(name, sizes, context);
+    double const lost = loss(name, computation, sizes);
     ++count;
-    if (loss <= 1.1) return;
+    if (lost <= 1.1) return;
     std::ostringstream text;
-    text << name << ", " << to_string(sizes) << ": " << loss << " of the fastest";
+    text << name << ", " << to_string(sizes) << ": " << lost << " of the fastest";
     wrong.push_back(text.str());
   };
   for (Shape const& shape : kShapes) {
@@ -163,6 +238,23 @@ TEST_CASE("The engine that the policy chooses is within 10% of the fastest", "[.
   for (std::string const& shape : wrong) std::cout << "  " << shape << '\n';
   CHECK(count >= 60);
   CHECK(wrong.empty());
+}
+
+TEST_CASE("The engine that the policy chooses is within 10% of the fastest", "[.policy]") {
+  if (!has_device()) SKIP("no CUDA device");
+  DeviceContext const context;
+  check_choices([&](char const* name, auto computation, Sizes const& sizes) {
+    return loss_forward<decltype(computation)>(name, sizes, context);
+  });
+}
+
+TEST_CASE("The engine that the policy chooses backward is within 10% of the fastest",
+          "[.policy_backward]") {
+  if (!has_device()) SKIP("no CUDA device");
+  DeviceContext const context;
+  check_choices([&](char const* name, auto computation, Sizes const& sizes) {
+    return loss_backward<decltype(computation)>(name, sizes, context);
+  });
 }
 
 }  // namespace

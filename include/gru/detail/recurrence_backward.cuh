@@ -203,12 +203,21 @@ class BackwardInputs {
                                     dh_ + rows * pass_.dh_rows.sample};
     int const values = pass_.dh != nullptr ? kValues : kValues - 1;
     std::byte* const mine = to + lane_ * kLaneBytes;
-    constexpr bool kCopies = kLaneBytes >= 4;  // what cp.async takes
-    if (kCopies && (kUnits == 1 || pass_.wide_inputs)) {
-      std::uint32_t const at = ptx::shared_address(mine);
+    std::uint32_t const at = ptx::shared_address(mine);
+    constexpr bool kCopiesLane = kLaneBytes >= 4;  // cp.async takes no fewer
+    constexpr bool kCopiesUnit = sizeof(T) >= 4;
+    if (kCopiesLane && (kUnits == 1 || pass_.wide_inputs)) {
 #pragma unroll
       for (int v = 0; v < kValues; ++v) {
-        if (v < values) ptx::copy_async<kCopies ? kLaneBytes : 4>(at + v * kValueBytes, from[v]);
+        if (v < values)
+          ptx::copy_async<kCopiesLane ? kLaneBytes : 4>(at + v * kValueBytes, from[v]);
+      }
+    } else if (kCopiesUnit) {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) {
+        for (int e = 0; v < values && e < count_; ++e) {
+          ptx::copy_async<4>(at + v * kValueBytes + 4 * e, from[v] + e);
+        }
       }
     } else {
       fetch_narrow(mine, from, values);
@@ -219,7 +228,7 @@ class BackwardInputs {
     }
   }
 
-  /// One by one, and waited for: where neighbours cannot be copied together.
+  /// One by one, and waited for: values too narrow to be copied by themselves.
   __device__ void fetch_narrow(std::byte* mine, T const* const (&from)[kValues], int values) const {
     T loaded[kValues][kUnits];
 #pragma unroll

@@ -121,7 +121,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     }
     finisher.advance();
   }
-  finisher.leave_bias_sums();
+  if (lane_tiles > 0) finisher.leave_bias_sums();
   ptx::meet_cluster();
 #endif
 }

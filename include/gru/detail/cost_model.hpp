@@ -133,12 +133,11 @@ double predict_recurrence_start(Problem const& p, Engine engine) {
 /// What starts a stepwise pass, beside the input product.
 inline constexpr double kStepwiseStartUs = 7;
 
-/// The stepwise engine's time for a pass; 0, no prediction, for what was not measured (double,
-/// reset before backward).
+/// The stepwise engine's time for a pass; 0, no prediction, for double, which was not measured.
 template <typename T>
 double predict_stepwise(Problem const& p, bool backward) {
   bool const resets_before = p.variant == Variant::kResetBefore;
-  if (std::is_same_v<T, double> || (backward && resets_before)) return 0;
+  if (std::is_same_v<T, double>) return 0;
   bool const tf32 = p.precision == Precision::kTf32;
   StepCosts c = backward ? kBackward16 : kForward16;
   if (std::is_same_v<T, float>) c = backward ? kBackwardFloat : kForwardFloat;

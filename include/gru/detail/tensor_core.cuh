@@ -56,6 +56,24 @@ __device__ constexpr int fragment_column(int value) {
   return value / (2 * kPerWord) * kPerWord + value % kPerWord;
 }
 
+/// A weight of R: what unit `from` gives to a gate of unit `to`.
+struct WeightPlace {
+  std::int64_t from;
+  int gate;  // 0 z, 1 r, 2 g
+  std::int64_t to;
+};
+
+/// What one lane holds of one mma's part of R: some columns of two neighbouring rows.
+struct PackedFragment {
+  int gate;
+  int row;
+  int column;
+
+  __device__ WeightPlace weight(int row_on, int column_on) const {
+    return {column + column_on, gate, row + row_on};
+  }
+};
+
 /// The order in which the lanes of all warps hold R: for each rank (of a block among those that
 /// share R), each warp, each of the warp's depth blocks, each m (a group's gate z, r or g), and
 /// each of the depth block's two mma's, 32 lanes of 16 bytes.
@@ -72,48 +90,67 @@ struct PackedOrder {
     return ((at * 3 * warp_groups + m) * 2 + second) * 32;
   }
   __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
+
+  /// The index-th fragment of a lane.
+  template <typename T>
+  __device__ PackedFragment at(std::uint32_t index) const {
+    std::uint32_t rest = index;  // 32 bits: their divisions are much of the packing's time
+    auto const next = [&](int extent) {
+      auto const divisor = static_cast<std::uint32_t>(extent);
+      int const digit = static_cast<int>(rest % divisor);
+      rest /= divisor;
+      return digit;
+    };
+    int const lane = next(32);
+    int const second = next(2);
+    int const m = next(3 * warp_groups);
+    int const block = next(depth);
+    int const warp = next(warps);
+    int const rank = static_cast<int>(rest);
+    int const group = warp / split * warp_groups + m / 3;
+    int const block_units = warps / split * warp_groups * kGroupUnits;
+    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+    return {m % 3, rank * block_units + group * kGroupUnits + lane / 4 * 2,
+            kDepthBlock<T> * (warp % split * depth + block) + lane % 4 * kValues +
+                second * kValues / 2};
+  }
 };
 
-/// R in the packed order, zero beyond H, and with DropConnect's mask applied where on. With
-/// `rounds`, floats are rounded to TF32.
-template <typename T>
-GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView view,
-                                    PackedOrder order, bool rounds, T const* weights, T* packed) {
+/// The same of R's transpose, as backward multiplies: rows are the units that a weight is from, and
+/// the depth is taken gate by gate.
+struct TransposedOrder : PackedOrder {
+  struct Fragment : PackedFragment {
+    __device__ WeightPlace weight(int row_on, int column_on) const {
+      return {row + row_on, gate, column + column_on};
+    }
+  };
+
+  template <typename T>
+  __device__ Fragment at(std::uint32_t index) const {
+    return {{PackedOrder::at<T>(index)}};
+  }
+};
+
+/// R in an order, zero beyond H, and with DropConnect's mask applied where on. With `rounds`,
+/// floats are rounded to TF32.
+template <typename T, typename Order>
+GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView view, Order order,
+                                    bool rounds, T const* weights, T* packed) {
   std::uint32_t const index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= order.fragments()) return;
-  std::uint32_t rest = index;  // 32 bits: their divisions are much of this kernel's time
-  auto const next = [&](int extent) {
-    auto const divisor = static_cast<std::uint32_t>(extent);
-    int const digit = static_cast<int>(rest % divisor);
-    rest /= divisor;
-    return digit;
-  };
-  int const lane = next(32);
-  int const second = next(2);
-  int const m = next(3 * order.warp_groups);
-  int const block = next(order.depth);
-  int const warp = next(order.warps);
-  int const rank = static_cast<int>(rest);
-  int const gate = m % 3;
-  std::int64_t const position = gate == 0 ? columns.z : gate == 1 ? columns.r : GateColumns::g;
-  int const group = warp / order.split * order.warp_groups + m / 3;
-  int const block_units = order.warps / order.split * order.warp_groups * kGroupUnits;
-  int const unit = rank * block_units + group * kGroupUnits + lane / 4 * 2;
+  auto const fragment = order.template at<T>(index);
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  int const k = kDepthBlock<T> * (warp % order.split * order.depth + block) + lane % 4 * kValues +
-                second * kValues / 2;
   struct alignas(16) Together {
     T values[kValues];
   } together;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    std::int64_t const row_unit = unit + fragment_row<T>(i);
-    std::int64_t const column = k + fragment_column<T>(i);
+    WeightPlace const place = fragment.weight(fragment_row<T>(i), fragment_column<T>(i));
     T value = convert<T>(0.0f);
-    if (row_unit < view.hidden && column < view.hidden) {
-      std::int64_t const gate_unit = position * view.hidden + row_unit;
-      std::int64_t const row_of = view.by_input ? column : gate_unit;
-      std::int64_t const column_of = view.by_input ? gate_unit : column;
+    if (place.from < view.hidden && place.to < view.hidden) {
+      std::int64_t const gate_unit = columns.position(place.gate) * view.hidden + place.to;
+      std::int64_t const row_of = view.by_input ? place.from : gate_unit;
+      std::int64_t const column_of = view.by_input ? gate_unit : place.from;
       bool const kept =
           !masks.dropconnect.on || keeps_weight(masks, columns, view, row_of, column_of);
       if (kept) value = weights[row_of * view.pitch + column_of];
@@ -132,9 +169,9 @@ std::int64_t packed_values(PackedOrder const& order) {
 }
 
 /// Enqueues the packing.
-template <typename T>
+template <typename T, typename Order>
 void pack_weights(cudaStream_t stream, LayerView<T> const& layer, WeightView const& view,
-                  PackedOrder const& order, bool rounds, T const* weights, T* packed) {
+                  Order const& order, bool rounds, T const* weights, T* packed) {
   auto const blocks = static_cast<unsigned>((order.fragments() + 255) / 256);
   pack_weights_kernel<T><<<blocks, 256, 0, stream>>>(layer.masks, layer.columns, view, order,
                                                      rounds, weights, packed);

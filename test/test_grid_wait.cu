@@ -7,6 +7,7 @@
 
 #include <cuda_fp16.h>
 
+#include <gru/detail/grid_backward.cuh>
 #include <gru/detail/grid_forward.cuh>
 #include <gru/gru.cuh>
 
@@ -104,6 +105,20 @@ TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() t
   steps.h_rows = detail::dense_rows(Grid::kBatch, Grid::kHidden);
   grid.run(&detail::grid_forward_kernel<Grid::Shape>);
   Grid::check_output(steps.h, Grid::kHidden, 0);
+}
+
+TEST_CASE("A grid that waits for a missing block going back ends and leaves NaN as well") {
+  skip_without_grid();
+  using Grid = HalfGrid<detail::Pass::kBackward>;
+  Grid grid;
+  auto& steps = grid.work.steps;
+  steps.kept = grid.zeros<__half>();
+  steps.entering = grid.zeros<__half>();
+  steps.gradients = grid.zeros<__half>();
+  steps.direct = grid.zeros<float>();
+  steps.dq = grid.zeros<__half>();
+  grid.run(&detail::grid_backward_kernel<Grid::Shape>);
+  Grid::check_output(steps.gradients, 4 * Grid::kHidden, Grid::kSteps - 1);
 }
 
 }  // namespace

@@ -17,17 +17,17 @@
 namespace gru::test {
 namespace {
 
-/// A layer that is spread over two blocks, of which the second is never launched. All inputs are 0.
-template <detail::Pass kPass>
+/// A layer that is spread over two blocks or teams, of which the second is never launched. All
+/// inputs are 0.
+template <detail::Pass kPass, int kTeam = 1>
 class HalfGrid {
  public:
-  using Shape = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass>;
+  using Shape = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass, kTeam>;
   using Work = detail::GridWork<__half, kPass>;
   static constexpr int kSteps = 4;
   static constexpr int kBatch = 19;
-  static constexpr int kHidden = 32;
-  static constexpr int kBlockUnits = 16;
-  static_assert(Shape::kBlockUnits == kBlockUnits, "two blocks are needed");
+  static constexpr int kLaunchedUnits = kTeam * Shape::kBlockUnits;
+  static constexpr int kHidden = 2 * kLaunchedUnits;
 
   HalfGrid() {
     work.steps.batch = kBatch;
@@ -37,7 +37,7 @@ class HalfGrid {
     work.steps.most_polls = 100;
     work.packed_weights = zeros<__half>();
     work.exchange = zeros<std::byte>();
-    work.ranks = 2;
+    work.ranks = 2 * kTeam;
     work.groups = 1;
     work.tiles = 3;
   }
@@ -50,7 +50,7 @@ class HalfGrid {
     return reinterpret_cast<T*>(buffers_.back()->data());
   }
 
-  /// Launches the first block alone and waits for its end, which must be that of a wait in vain.
+  /// Launches the first half alone and waits for its end, which must be that of a wait in vain.
   void run(void (*kernel)(Work)) {
     work.steps.derive();
     int const words = detail::kSlots * work.tiles * Shape::kTile / 4;
@@ -59,14 +59,14 @@ class HalfGrid {
     int const bytes = Shape::layout(work.tiles).bytes;
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                "the kernel's shared memory");
-    kernel<<<1, Shape::kThreads, bytes>>>(work);
-    check_cuda(cudaGetLastError(), "the launch");
+    detail::CooperativeLaunch const launch{nullptr, kTeam, Shape::kThreads, bytes, kTeam};
+    check_cuda(cudaLaunchKernelEx(&launch.config, kernel, work), "the launch");
     Workspace const workspace{work.steps.status, kBytes};
     CHECK_THROWS_AS(gru::check(workspace, nullptr), DeviceError);
   }
 
-  /// Checks which of an output's values are NaN: those of the block from the wait on, which are all
-  /// steps but `good`, the first that was done.
+  /// Checks which of an output's values are NaN: those of the launched from the wait on, which are
+  /// all steps but `good`, the first that was done.
   static void check_output(__half const* output, int width, int good) {
     std::vector<__half> values(kSteps * kBatch * width);
     check_cuda(
@@ -74,9 +74,9 @@ class HalfGrid {
         "cudaMemcpy");
     for (std::size_t i = 0; i < values.size(); ++i) {
       bool const after_the_wait = i / (kBatch * width) != static_cast<std::size_t>(good);
-      bool const of_this_block = i % kHidden < kBlockUnits;
+      bool const is_launched = i % kHidden < kLaunchedUnits;
       INFO("element " << i);
-      REQUIRE(std::isnan(__half2float(values[i])) == (after_the_wait && of_this_block));
+      REQUIRE(std::isnan(__half2float(values[i])) == (after_the_wait && is_launched));
     }
   }
 
@@ -87,14 +87,28 @@ class HalfGrid {
   std::vector<std::unique_ptr<DeviceMemory>> buffers_;
 };
 
-void skip_without_grid() {
+void skip_below(int compute_capability) {
   if (!has_device()) SKIP("no CUDA device");
-  bool const is_older = detail::current_device_facts().compute_capability < 80;
-  if (is_older) SKIP("the device is older than the engine");
+  bool const is_older = detail::current_device_facts().compute_capability < compute_capability;
+  if (is_older) SKIP("the device is older than what is tested");
+}
+
+template <int kTeam>
+void check_backward() {
+  using Grid = HalfGrid<detail::Pass::kBackward, kTeam>;
+  Grid grid;
+  auto& steps = grid.work.steps;
+  steps.kept = grid.template zeros<__half>();
+  steps.entering = grid.template zeros<__half>();
+  steps.gradients = grid.template zeros<__half>();
+  steps.direct = grid.template zeros<float>();
+  steps.dq = grid.template zeros<__half>();
+  grid.run(&detail::grid_backward_kernel<typename Grid::Shape>);
+  Grid::check_output(steps.gradients, 4 * Grid::kHidden, Grid::kSteps - 1);
 }
 
 TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() throws") {
-  skip_without_grid();
+  skip_below(80);
   using Grid = HalfGrid<detail::Pass::kForward>;
   Grid grid;
   auto& steps = grid.work.steps;
@@ -108,17 +122,13 @@ TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() t
 }
 
 TEST_CASE("A grid that waits for a missing block going back ends and leaves NaN as well") {
-  skip_without_grid();
-  using Grid = HalfGrid<detail::Pass::kBackward>;
-  Grid grid;
-  auto& steps = grid.work.steps;
-  steps.kept = grid.zeros<__half>();
-  steps.entering = grid.zeros<__half>();
-  steps.gradients = grid.zeros<__half>();
-  steps.direct = grid.zeros<float>();
-  steps.dq = grid.zeros<__half>();
-  grid.run(&detail::grid_backward_kernel<Grid::Shape>);
-  Grid::check_output(steps.gradients, 4 * Grid::kHidden, Grid::kSteps - 1);
+  skip_below(80);
+  check_backward<1>();
+}
+
+TEST_CASE("A team of a grid that waits for a missing team ends and leaves NaN") {
+  skip_below(90);
+  check_backward<2>();
 }
 
 }  // namespace

@@ -27,17 +27,21 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
             of(GridShape<T, kDirect, 2, 3, Pass::kBackward>{}, {1.26, 1.86, 0.45, 0.92}),
             of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.42, 2.28, 0.29, 1.23}),
             of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {1.38, 2.60, 0.30, 1.84}),
-            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {1.57, 3.18, 0.38, 2.46})};
+            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {1.57, 3.18, 0.38, 2.46}),
+            of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {1.40, 2.00, 0.50, 0.92}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {1.70, 2.30, 0.60, 1.20})};
   } else if (precision == Precision::kTf32) {
     return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.22, 1.96, 0.45, 1.23}),
             of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.47, 2.28, 0.29, 1.23}),
             of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {1.64, 3.12, 0.38, 2.46}),
-            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {2.19, 4.39, 0.70, 3.69})};
+            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {2.19, 4.39, 0.70, 3.69}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {1.80, 2.30, 0.60, 1.20})};
   } else if (precision == Precision::kFp32) {
     return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.77, 2.48, 0.25, 1.23}),
             of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.61, 3.30, 0.30, 1.93}),
             of(GridShape<T, kSplit, 1, 8, Pass::kBackward>{}, {2.80, 4.26, 0.26, 2.46}),
-            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {3.94, 6.14, 0.65, 3.69})};
+            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {3.94, 6.14, 0.65, 3.69}),
+            of(GridShape<T, kSplit, 1, 4, Pass::kBackward, 2>{}, {2.90, 3.40, 0.50, 2.00})};
   }
   return {};
 }

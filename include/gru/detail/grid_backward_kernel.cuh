@@ -63,7 +63,7 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
         }
       }
       __syncwarp();
-      if (place.lane == 0) ptx::arrive(block.empty(turns.buffer));
+      if (place.lane == 0) block.release(turns.buffer);
 
       // The rest is done in the shadow of the exchange.
       decltype(operand_words<T, Shape::kMultiplication>(dq[0])) nothing;
@@ -94,8 +94,10 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     grid_backward_kernel(__grid_constant__ typename Shape::Work const work) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) std::byte shared[];
-  run_block(GridBlock<Shape>{work, shared},
-            [](GridBlock<Shape> const& block) { finish_backward(block); });
+  if constexpr (Shape::kTeam == 1 || kHasTeams) {
+    run_block(GridBlock<Shape>{work, shared},
+              [](GridBlock<Shape> const& block) { finish_backward(block); });
+  }
 #endif
 }
 

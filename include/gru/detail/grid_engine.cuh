@@ -34,6 +34,7 @@ template <typename T, Pass kPass>
 struct GridKernel {
   int units = 0;        // the largest H
   int block_units = 0;  // units that a block computes
+  int team = 1;         // blocks of a team
   int threads = 0;
   int tile_bytes = 0;  // of the exchange
   GridCosts costs = {};
@@ -47,6 +48,7 @@ struct GridKernel {
     GridKernel kernel;
     kernel.units = Shape::kUnits;
     kernel.block_units = Shape::kBlockUnits;
+    kernel.team = Shape::kTeam;
     kernel.threads = Shape::kThreads;
     kernel.tile_bytes = Shape::kTile;
     kernel.costs = costs;
@@ -58,7 +60,8 @@ struct GridKernel {
   }
 
   int ranks(std::int64_t hidden) const {
-    return static_cast<int>((hidden + block_units - 1) / block_units);
+    int const team_units = team * block_units;
+    return team * static_cast<int>((hidden + team_units - 1) / team_units);
   }
 };
 
@@ -70,6 +73,21 @@ struct GridPlan {
   std::int64_t launches = 0;
   int shared_bytes = 0;
 };
+
+/// How many blocks the device holds at once.
+template <typename T, Pass kPass>
+int resident_blocks(GridKernel<T, kPass> const& kernel, int shared_bytes,
+                    DeviceFacts const& facts) {
+  int count = 0;
+  if (kernel.team > 1) {
+    ClusterLaunch const launch{1, kernel.team, kernel.threads, shared_bytes};
+    GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&count, kernel.steps, &launch.config));
+    return count * kernel.team;
+  }
+  GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &count, kernel.steps, kernel.threads, static_cast<std::size_t>(shared_bytes)));
+  return count * facts.multiprocessors;
+}
 
 /// Asks the device how many blocks fit, forms as many groups of them as the batch has use for, and
 /// gives each as few tiles as it can.
@@ -91,12 +109,9 @@ GridPlan plan_grid(GridKernel<T, kPass> const& kernel, std::int64_t hidden, std:
   if (most_tiles == 0) return plan;
   GRU_CUDA_TRY(cudaFuncSetAttribute(kernel.steps, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     shared_limit));
-  int blocks = 0;  // on a multiprocessor
-  GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &blocks, kernel.steps, kernel.threads, static_cast<std::size_t>(shared_limit)));
+  int const blocks = resident_blocks(kernel, shared_limit, facts);
   std::int64_t const all_tiles = std::max<std::int64_t>(1, (batch + kTileRows - 1) / kTileRows);
-  std::int64_t const most_groups =
-      std::min<std::int64_t>(blocks * facts.multiprocessors / plan.ranks, all_tiles);
+  std::int64_t const most_groups = std::min<std::int64_t>(blocks / plan.ranks, all_tiles);
   if (most_groups == 0) return plan;
   std::int64_t const of_group = (all_tiles + most_groups - 1) / most_groups;
   plan.launches = (of_group + most_tiles - 1) / most_tiles;
@@ -135,6 +150,7 @@ class GridSteps {
     obstacle_ = "R does not fit on the device: H is " + std::to_string(p.hidden_size);
     for (GridKernel<T, kPass> const& kernel : kernels) {
       if (kernel.units < p.hidden_size) continue;
+      if (kernel.team > 1 && facts.compute_capability < 90) continue;
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;
       double const us = predict_step(kernel.costs, plan, p.batch);
@@ -179,7 +195,7 @@ class GridSteps {
     work.tiles = plan_.tiles;
     auto const start_blocks = static_cast<unsigned>((exchange_words() + 255) / 256);
     CooperativeLaunch launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
-                             plan_.shared_bytes};
+                             plan_.shared_bytes, kernel_.team};
     if (started != nullptr) launch.record_start(started);
     for (std::int64_t i = 0; i < plan_.launches; ++i) {
       work.first_tile = static_cast<int>(i * plan_.groups * plan_.tiles);

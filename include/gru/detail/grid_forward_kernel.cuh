@@ -55,7 +55,7 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
       bool const is_row = place.first_row + k * Shape::kLaneRows < work.steps.batch;
       if (is_row && i + 1 < steps) ptx::store_relaxed(next, publishable(words));
       __syncwarp();
-      if (place.lane == 0) ptx::arrive(block.empty(turns.buffer));
+      if (place.lane == 0) block.release(turns.buffer);
 
       // The rest is done in the shadow of the exchange.
       std::remove_const_t<decltype(words)> nothing;

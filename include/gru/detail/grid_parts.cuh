@@ -33,6 +33,11 @@
 ///   5. publishes their operands,
 ///   6. and writes the outputs, while the product warps wait for the next tile or step.
 ///
+/// Where operands are many, what L2 delivers bounds the step. Then two blocks are a *team*, a
+/// cluster: each multiplies for the units of both, but receives half of the depth alone. It hands
+/// its sums of the other's units over to the other's shared memory, so that a buffer gets those of
+/// 16 warps.
+///
 /// The exchange. Operands lie in the order in which product lanes load them, 16 bytes a lane and
 /// depth block, in a ring of kSlots slots, one for each step. There are no flags: a word that was
 /// not published yet holds kNothing, a pattern that no operand has, so that the word itself is
@@ -84,19 +89,27 @@ struct GridWork {
 template <Pass kPass>
 using GridOrder = std::conditional_t<kPass == Pass::kForward, PackedOrder, TransposedOrder>;
 
-/// How a layer is spread over a group of blocks. H is padded to kDepth depth blocks a warp;
-/// backward these are of each gate.
+/// Whether the code is for devices that have clusters, and so teams.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kHasTeams = false;
+#else
+inline constexpr bool kHasTeams = true;
+#endif
+
+/// How a layer is spread over a group of blocks. H is padded to kDepth depth blocks a warp of a
+/// team; backward these are of each gate.
 ///
 /// The finishing warps of a tile are a *set*: 2 warps for 16 units, 4 for 32. There are 4 finishing
 /// warps, so that for 16 units a second set takes the odd tiles.
 template <typename T, Multiplication multiplication, int kGroups_, int kDepth_,
-          Pass kPass_ = Pass::kForward>
+          Pass kPass_ = Pass::kForward, int kTeam_ = 1>
 struct GridShape {
   using Value = T;
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
   static constexpr int kGroups = kGroups_;  // of 16 units a block
+  static constexpr int kTeam = kTeam_;      // blocks of a team
   static constexpr int kDepth = kDepth_;    // depth blocks of a product warp
   static constexpr int kProductWarps = 8;
   static constexpr int kSetWarps = 2 * kGroups;
@@ -104,15 +117,16 @@ struct GridShape {
   static constexpr int kThreads = 32 * (kProductWarps + kSets * kSetWarps);
   static constexpr int kUnitOperands = kIsForward ? 1 : 3;
   static constexpr int kUnitSums = kIsForward ? 3 : 1;
-  static constexpr int kGates = 3 * kGroups;  // mma's side by side
+  static constexpr int kGates = 3 * kGroups * kTeam;  // mma's side by side
   static constexpr int kBlockUnits = kGroups * kGroupUnits;
-  static constexpr int kUnits = kProductWarps * kDepth * kDepthBlock<T>;  // H, padded
+  static constexpr int kTeamWarps = kTeam * kProductWarps;             // that share the depth
+  static constexpr int kUnits = kTeamWarps * kDepth * kDepthBlock<T>;  // H, padded
 
   // Operands are received in parts of so many depth blocks. Backward, where they are three times as
   // many, the next parts are on their way while one is multiplied.
   static constexpr int kReceived = !kIsForward ? 1 : kDepth <= 8 ? kDepth : 6;
   static constexpr int kParts = kDepth / kReceived;
-  static constexpr int kPartsAtOnce = kIsForward ? 1 : kGroups == 1 && kDepth <= 8 ? 3 : 2;
+  static constexpr int kPartsAtOnce = kIsForward ? 1 : kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2;
   static constexpr int kPartWords = kReceived * kUnitOperands;  // 16 bytes each, of a lane
   static_assert(kDepth % kReceived == 0, "the depth is received in equal parts");
 
@@ -128,7 +142,7 @@ struct GridShape {
   GRU_HOST_DEVICE static constexpr int depth_in_registers(int registers) {
     constexpr int kOperandRegisters = 4 * kPartWords * kPartsAtOnce;
     constexpr int kSumRegisters = (multiplication == Multiplication::kSplit ? 8 : 4) * kGates;
-    constexpr int kMostInShared = 7 / kGroups;
+    constexpr int kMostInShared = 7 / (kGroups * kTeam);
     int depth = (registers - 20 - kOperandRegisters - kSumRegisters) / (8 * kGates);
     if (depth < kDepth - kMostInShared) depth = kDepth - kMostInShared;
     return depth < kDepth ? depth : kDepth;
@@ -141,11 +155,12 @@ struct GridShape {
 #endif
 
   // Bytes.
-  static constexpr int kTile = kProductWarps * kDepth * kUnitOperands * 512;  // a tile's operands
-  static constexpr int kWarpSums = kGroups * kUnitSums * 512;
-  static constexpr int kSums = kProductWarps * kWarpSums;      // one buffer
-  static constexpr int kWarpWeights = kGates * 1024;           // of a depth block
-  static constexpr int kCarried = 32 * kSetWarps * kSets * 8;  // of a tile of each set
+  static constexpr int kTile = kTeamWarps * kDepth * kUnitOperands * 512;  // a tile's operands
+  static constexpr int kBlockSums = kGroups * kUnitSums;                   // of 16 units each
+  static constexpr int kWarpSums = kBlockSums * 512;                       // for one block
+  static constexpr int kSums = kTeamWarps * kWarpSums;                     // one buffer
+  static constexpr int kWarpWeights = kGates * 1024;                       // of a depth block
+  static constexpr int kCarried = 32 * kSetWarps * kSets * 8;              // of a tile of each set
 
   static constexpr int kFinishingLanes = 32 * kSetWarps * kSets;
   static constexpr int kLaneRows = kTileRows * kSets;  // from a lane's row to its next
@@ -172,11 +187,11 @@ struct GridShape {
 
   GRU_HOST_DEVICE static Order packed_order(int ranks) {
     Order order;
-    order.ranks = ranks;
-    order.warps = kProductWarps;
-    order.split = kProductWarps;
+    order.ranks = ranks / kTeam;
+    order.warps = kTeamWarps;
+    order.split = kTeamWarps;
     order.depth = kDepth;
-    order.warp_groups = kGroups;
+    order.warp_groups = kGroups * kTeam;
     return order;
   }
 
@@ -251,13 +266,15 @@ struct GridBlock {
   GridLayout layout;
   int group;
   int rank;
+  int member;  // its number in its team
 
   __device__ GridBlock(Work const& w, std::byte* shared_memory)
       : work{w},
         shared{shared_memory},
         layout{Shape::layout(w.tiles)},
         group{static_cast<int>(blockIdx.x) / w.ranks},
-        rank{static_cast<int>(blockIdx.x) % w.ranks} {}
+        rank{static_cast<int>(blockIdx.x) % w.ranks},
+        member{rank % Shape::kTeam} {}
 
   __device__ std::uint32_t shared_at(int offset) const {
     return ptx::shared_address(shared) + offset;
@@ -273,6 +290,46 @@ struct GridBlock {
   /// Whether a wait of the block has expired.
   __device__ int volatile& expired() const {
     return *reinterpret_cast<int volatile*>(shared + layout.barriers + 32);
+  }
+  /// Calls act(i) for the other members of the team.
+  template <typename Act>
+  __device__ void for_others(Act const& act) const {
+    if constexpr (Shape::kTeam > 1) {
+      for (int i = 1; i < Shape::kTeam; ++i) act((member + i) % Shape::kTeam);
+    }
+  }
+  /// Leaves a pair of sums at `at` in the shared memory of a member of the team.
+  __device__ void leave_pair(int to, std::uint32_t at, std::uint32_t buffer, float first,
+                             float second) const {
+    if (Shape::kTeam == 1 || to == member) {
+      ptx::store_shared_pair(at, first, second);
+    } else {
+      ptx::store_async(ptx::in_block(at, to),
+                       uint2{__float_as_uint(first), __float_as_uint(second)},
+                       ptx::in_block(full(buffer), to));
+    }
+  }
+  /// What one lane of a product warp says once the warp has left its sums.
+  __device__ void announce(int warp, std::uint32_t buffer) const {
+    if (Shape::kTeam > 1 && warp == 0) {
+      constexpr int kFromOthers = Shape::kSums - Shape::kProductWarps * Shape::kWarpSums;
+      ptx::expect_bytes(full(buffer), kFromOthers);
+    } else {
+      ptx::arrive(full(buffer));
+    }
+  }
+  /// What one lane of a finishing warp says once the warp has read its sums.
+  __device__ void release(std::uint32_t buffer) const {
+    ptx::arrive(empty(buffer));
+    for_others([&](int other) { ptx::arrive_in_cluster(ptx::in_block(empty(buffer), other)); });
+  }
+  /// A wait of the block has expired.
+  __device__ void expire() const {
+    expired() = 1;
+    for_others([&](int other) {
+      ptx::store_in_cluster(ptx::in_block(shared_at(layout.barriers + 32), other), 1);
+    });
+    work.steps.expire();
   }
   /// The first row of a tile of the group.
   __device__ int first_row(int tile) const {
@@ -459,6 +516,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   constexpr int kOperands = Shape::kUnitOperands;
   auto const& work = block.work;
   int const warp = static_cast<int>(threadIdx.x) / 32;
+  int const team_warp = block.member * Shape::kProductWarps + warp;
   int const lane = static_cast<int>(threadIdx.x) % 32;
   int const steps = work.steps.steps;
 
@@ -474,7 +532,8 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       for (int m = 0; m < kGates; ++m) {
 #pragma unroll
         for (int second = 0; second < 2; ++second) {
-          uint4 const v = packed[order.fragment(block.rank, warp, j, m, second)];
+          uint4 const v =
+              packed[order.fragment(block.rank / Shape::kTeam, team_warp, j, m, second)];
           if (j < kInRegisters) {
             weights[j][m][second] = {v.x, v.y, v.z, v.w};
           } else {
@@ -490,14 +549,14 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   TileCursor<Shape> cursor{work, block.group};
   BufferTurns<Shape::kSets> turns;
   std::uint32_t const my_sums =
-      block.shared_at(block.layout.sums) + warp * Shape::kWarpSums + lane * 8;
+      block.shared_at(block.layout.sums) + team_warp * Shape::kWarpSums + lane * 8;
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
     bool is_last = false;
 #pragma unroll 1
     while (!is_last) {
       turns.choose(cursor.tile());
-      std::byte const* const from = cursor.operands() + warp * kParts * kPartBytes + lane * 16;
+      std::byte const* const from = cursor.operands() + team_warp * kParts * kPartBytes + lane * 16;
       bool const is_row = lane / 4 < cursor.rows();
       is_last = cursor.advance();
 
@@ -512,8 +571,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
         if (part == 0) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
         if (!expired && !receive(words, from_part, work.steps.most_polls)) {
           expired = true;
-          block.expired() = 1;
-          work.steps.expire();
+          block.expire();
         }
         // The first part says that the others are about to be there: only now they are asked for.
 #pragma unroll
@@ -553,12 +611,14 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       // 3. Leave the sums: rows 2 q, then rows 2 q + 1.
       std::uint32_t const to = my_sums + turns.buffer * Shape::kSums;
 #pragma unroll
-      for (int m = 0; m < Shape::kGroups * Shape::kUnitSums; ++m) {
-        ptx::store_shared_pair(to + m * 512, sums.get(m, 0), sums.get(m, 2));
-        ptx::store_shared_pair(to + m * 512 + 256, sums.get(m, 1), sums.get(m, 3));
+      for (int m = 0; m < Shape::kTeam * Shape::kBlockSums; ++m) {
+        int const of = m / Shape::kBlockSums;
+        std::uint32_t const at = to + m % Shape::kBlockSums * 512;
+        block.leave_pair(of, at, turns.buffer, sums.get(m, 0), sums.get(m, 2));
+        block.leave_pair(of, at + 256, turns.buffer, sums.get(m, 1), sums.get(m, 3));
       }
       __syncwarp();
-      if (lane == 0) ptx::arrive(block.full(turns.buffer));
+      if (lane == 0) block.announce(warp, turns.buffer);
       turns.advance();
     }
     if (i % kFenceSteps == 0) ptx::fence_device();
@@ -596,7 +656,7 @@ struct GridPlace {
     for (int i = 0; i < Shape::kUnitSums; ++i) {
       totals[i][0] = totals[i][1] = 0;
 #pragma unroll
-      for (int part = 0; part < Shape::kProductWarps; ++part) {
+      for (int part = 0; part < Shape::kTeamWarps; ++part) {
         float2 const v = ptx::load_shared_pair(from + part * Shape::kWarpSums + i * 512);
         totals[i][0] += v.x;
         totals[i][1] += v.y;
@@ -611,11 +671,13 @@ __device__ void run_block(GridBlock<Shape> const& block, Finish const& finish_st
   if (threadIdx.x == 0) {
     for (std::uint32_t buffer = 0; buffer < 2; ++buffer) {
       ptx::init_barrier(block.full(buffer), Shape::kProductWarps);
-      ptx::init_barrier(block.empty(buffer), Shape::kSetWarps);
+      ptx::init_barrier(block.empty(buffer), Shape::kTeam * Shape::kSetWarps);
     }
     block.expired() = 0;
+    if constexpr (Shape::kTeam > 1) ptx::fence_barriers();
   }
   __syncthreads();
+  if constexpr (Shape::kTeam > 1) ptx::meet_cluster();
   if (threadIdx.x < 32 * Shape::kProductWarps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     ptx::take_registers<Shape::kProductRegisters>();
@@ -626,6 +688,11 @@ __device__ void run_block(GridBlock<Shape> const& block, Finish const& finish_st
     ptx::give_registers<Shape::kFinishingRegisters>();
 #endif
     finish_steps(block);
+  }
+  // Nobody's shared memory may go while others write to it.
+  if constexpr (Shape::kTeam > 1) {
+    __syncwarp();
+    ptx::meet_cluster();
   }
 }
 

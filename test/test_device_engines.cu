@@ -35,6 +35,13 @@ Choices rich(Direction direction) {
   return choices;
 }
 
+/// With gradients, and what makes steps, rows and units differ.
+Choices trained(Direction direction) {
+  Choices choices = rich(direction);
+  choices.keep_for_backward = true;
+  return choices;
+}
+
 template <typename Computation>
 void check_plain_and_rich(Sizes const& sizes, std::uint64_t seed) {
   check_engines<Computation>(plain(), sizes, seed);
@@ -132,6 +139,22 @@ TEMPLATE_TEST_CASE("Every engine fills the reserve that backward reads", "", Hal
   check_engines<TestType>(choices, {60, 9, 40, 200}, 7);
   check_engines<TestType>(choices, {20, 33, 8, 65}, 7);
   check_engines<TestType>({}, {30, 5, 8, 384}, 7);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's gradients where the engines' limits are",
+                   "", Half, Bfloat16, Fp32, Tf32) {
+  std::int64_t const H = GENERATE(384, 385, 511, 512, 513, 768, 769, 1024, 1025, 1536, 1537, 2048);
+  check_engines<TestType>(trained(Direction::kForward), {4, 11, 5, H}, 9);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's gradients where the batch takes turns", "",
+                   Half, Bfloat16, Fp32, Tf32) {
+  Direction const direction = GENERATE(Direction::kForward, Direction::kReverse);
+  check_engines<TestType>(trained(direction), {5, 500, 3, 33}, 10);
+  check_engines<TestType>(trained(direction), {30, 150, 2, 257}, 10);
+  check_engines<TestType>(trained(direction), {4, 190, 3, 800}, 10);
+  check_engines<TestType>(trained(direction), {4, 75, 3, 1100}, 10);
+  check_engines<TestType>(trained(direction), {45, 2, 3, 1100}, 10);
 }
 
 TEMPLATE_TEST_CASE("Every engine does a few small layers, for tools that slow it down",

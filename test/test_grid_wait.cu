@@ -7,6 +7,7 @@
 
 #include <cuda_fp16.h>
 
+#include <gru/detail/grid_backward.cuh>
 #include <gru/detail/grid_forward.cuh>
 #include <gru/gru.cuh>
 
@@ -16,69 +17,118 @@
 namespace gru::test {
 namespace {
 
-TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() throws") {
-  if (!has_device()) SKIP("no CUDA device");
-  detail::DeviceFacts const& facts = detail::current_device_facts();
-  if (facts.compute_capability < 80) SKIP("the device is older than the engine");
-  constexpr int kSteps = 4;
-  constexpr int kBatch = 19;
-  constexpr int kHidden = 32;
-  constexpr int kBlockUnits = 16;
-  constexpr std::size_t kBytes = std::size_t{1} << 22;  // of each buffer: ample
-  auto const zeros = [&] {
-    auto memory = std::make_unique<DeviceMemory>(kBytes);
-    check_cuda(cudaMemset(memory->data(), 0, kBytes), "cudaMemset");
-    return memory;
-  };
-  auto const p = zeros();
-  auto const state = zeros();
-  auto const operand = zeros();
-  auto const packed = zeros();
-  auto const exchange = zeros();
-  auto const h = zeros();
-  auto const workspace = zeros();
+/// A layer that is spread over two blocks or teams, of which the second is never launched. All
+/// inputs are 0.
+template <detail::Pass kPass, int kTeam = 1>
+class HalfGrid {
+ public:
+  using Shape = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass, kTeam>;
+  using Work = detail::GridWork<__half, kPass>;
+  static constexpr int kSteps = 4;
+  static constexpr int kBatch = 19;
+  static constexpr int kLaunchedUnits = kTeam * Shape::kBlockUnits;
+  static constexpr int kHidden = 2 * kLaunchedUnits;
 
-  using Shape = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4>;
-  static_assert(Shape::kBlockUnits == kBlockUnits, "two blocks are needed");
-  detail::GridForward<__half> pass;
-  pass.steps.batch = kBatch;
-  pass.steps.hidden = kHidden;
-  pass.steps.steps = kSteps;
-  pass.steps.p = reinterpret_cast<float*>(p->data());
-  pass.steps.state = reinterpret_cast<float*>(state->data());
-  pass.steps.operand = reinterpret_cast<__half*>(operand->data());
-  pass.steps.h = reinterpret_cast<__half*>(h->data());
-  pass.steps.h_rows = detail::dense_rows(kBatch, kHidden);
-  pass.steps.status = reinterpret_cast<std::uint32_t*>(workspace->data());
-  pass.steps.most_polls = 100;
-  pass.steps.derive();
-  pass.packed_weights = reinterpret_cast<__half*>(packed->data());
-  pass.exchange = exchange->data();
-  pass.ranks = 2;
-  pass.groups = 1;
-  pass.tiles = 3;
-
-  int const words = detail::kSlots * pass.tiles * Shape::kTile / 4;
-  detail::start_exchange_kernel<Shape><<<(words + 255) / 256, 256>>>(pass);
-  check_cuda(cudaGetLastError(), "the launch");
-  auto* const kernel = &detail::grid_forward_kernel<Shape>;
-  int const bytes = Shape::layout(pass.tiles).bytes;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-             "the kernel's shared memory");
-  kernel<<<1, Shape::kThreads, bytes>>>(pass);
-  check_cuda(cudaGetLastError(), "the launch");
-  CHECK_THROWS_AS(gru::check({workspace->data(), kBytes}, nullptr), DeviceError);
-
-  std::vector<__half> values(kSteps * kBatch * kHidden);
-  check_cuda(
-      cudaMemcpy(values.data(), h->data(), values.size() * sizeof(__half), cudaMemcpyDeviceToHost),
-      "cudaMemcpy");
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    bool const after_the_wait = i >= kBatch * kHidden;
-    bool const of_this_block = i % kHidden < kBlockUnits;
-    INFO("element " << i);
-    REQUIRE(std::isnan(__half2float(values[i])) == (after_the_wait && of_this_block));
+  HalfGrid() {
+    work.steps.batch = kBatch;
+    work.steps.hidden = kHidden;
+    work.steps.steps = kSteps;
+    work.steps.status = zeros<std::uint32_t>();
+    work.steps.most_polls = 100;
+    work.packed_weights = zeros<__half>();
+    work.exchange = zeros<std::byte>();
+    work.ranks = 2 * kTeam;
+    work.groups = 1;
+    work.tiles = 3;
   }
+
+  /// A buffer of its own.
+  template <typename T>
+  T* zeros() {
+    buffers_.push_back(std::make_unique<DeviceMemory>(kBytes));
+    check_cuda(cudaMemset(buffers_.back()->data(), 0, kBytes), "cudaMemset");
+    return reinterpret_cast<T*>(buffers_.back()->data());
+  }
+
+  /// Launches the first half alone and waits for its end, which must be that of a wait in vain.
+  void run(void (*kernel)(Work)) {
+    work.steps.derive();
+    int const words = detail::kSlots * work.tiles * Shape::kTile / 4;
+    detail::start_exchange_kernel<Shape><<<(words + 255) / 256, 256>>>(work);
+    check_cuda(cudaGetLastError(), "the launch");
+    int const bytes = Shape::layout(work.tiles).bytes;
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+               "the kernel's shared memory");
+    detail::CooperativeLaunch const launch{nullptr, kTeam, Shape::kThreads, bytes, kTeam};
+    check_cuda(cudaLaunchKernelEx(&launch.config, kernel, work), "the launch");
+    Workspace const workspace{work.steps.status, kBytes};
+    CHECK_THROWS_AS(gru::check(workspace, nullptr), DeviceError);
+  }
+
+  /// Checks which of an output's values are NaN: those of the launched from the wait on, which are
+  /// all steps but `good`, the first that was done.
+  static void check_output(__half const* output, int width, int good) {
+    std::vector<__half> values(kSteps * kBatch * width);
+    check_cuda(
+        cudaMemcpy(values.data(), output, values.size() * sizeof(__half), cudaMemcpyDeviceToHost),
+        "cudaMemcpy");
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      bool const after_the_wait = i / (kBatch * width) != static_cast<std::size_t>(good);
+      bool const is_launched = i % kHidden < kLaunchedUnits;
+      INFO("element " << i);
+      REQUIRE(std::isnan(__half2float(values[i])) == (after_the_wait && is_launched));
+    }
+  }
+
+  Work work;
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{1} << 22;  // of each buffer: ample
+  std::vector<std::unique_ptr<DeviceMemory>> buffers_;
+};
+
+void skip_below(int compute_capability) {
+  if (!has_device()) SKIP("no CUDA device");
+  bool const is_older = detail::current_device_facts().compute_capability < compute_capability;
+  if (is_older) SKIP("the device is older than what is tested");
+}
+
+template <int kTeam>
+void check_backward() {
+  using Grid = HalfGrid<detail::Pass::kBackward, kTeam>;
+  Grid grid;
+  auto& steps = grid.work.steps;
+  steps.kept = grid.template zeros<__half>();
+  steps.entering = grid.template zeros<__half>();
+  steps.gradients = grid.template zeros<__half>();
+  steps.direct = grid.template zeros<float>();
+  steps.dq = grid.template zeros<__half>();
+  grid.run(&detail::grid_backward_kernel<typename Grid::Shape>);
+  Grid::check_output(steps.gradients, 4 * Grid::kHidden, Grid::kSteps - 1);
+}
+
+TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() throws") {
+  skip_below(80);
+  using Grid = HalfGrid<detail::Pass::kForward>;
+  Grid grid;
+  auto& steps = grid.work.steps;
+  steps.p = grid.zeros<float>();
+  steps.state = grid.zeros<float>();
+  steps.operand = grid.zeros<__half>();
+  steps.h = grid.zeros<__half>();
+  steps.h_rows = detail::dense_rows(Grid::kBatch, Grid::kHidden);
+  grid.run(&detail::grid_forward_kernel<Grid::Shape>);
+  Grid::check_output(steps.h, Grid::kHidden, 0);
+}
+
+TEST_CASE("A grid that waits for a missing block going back ends and leaves NaN as well") {
+  skip_below(80);
+  check_backward<1>();
+}
+
+TEST_CASE("A team of a grid that waits for a missing team ends and leaves NaN") {
+  skip_below(90);
+  check_backward<2>();
 }
 
 }  // namespace

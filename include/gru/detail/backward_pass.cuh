@@ -11,6 +11,7 @@
 #include <gru/detail/cluster_backward.cuh>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
+#include <gru/detail/grid_backward.cuh>
 #include <gru/detail/stepwise_backward.cuh>
 
 namespace gru {
@@ -34,7 +35,8 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
   if constexpr (!std::is_same_v<T, double>) {
     detail::consider_backward_recurrence<detail::ClusterBackwardRecurrence<T>>(
         engines, candidates, problem_, facts, has_code);
-    candidates.push_back(detail::forward_only_candidate(Engine::kGrid));
+    detail::consider_backward_recurrence<detail::GridBackwardRecurrence<T>>(
+        engines, candidates, problem_, facts, has_code);
     candidates.push_back(detail::forward_only_candidate(Engine::kClusterFma));
     candidates.push_back(detail::forward_only_candidate(Engine::kGridFma));
   }

@@ -17,7 +17,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 template <typename T>
 struct ClusterBackwardKernel {
   ClusterFunctions<RecurrentBackward<T>, T> functions;
-  TransposedOrder order;
+  ScatterOrder order;
 
   /// The smallest shape that holds H. Registers hold R but for the part that the shape's last
   /// number sends to shared memory, which keeps the kernels free of spills.

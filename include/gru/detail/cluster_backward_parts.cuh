@@ -17,16 +17,58 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// R as backward multiplies with it: an m is a group of units whose sums are formed, in the order
-/// of the cluster's units; the depth is the gates z, r and g of the block's own units.
-struct TransposedOrder : FragmentOrder {
+/// The order in which the lanes of all warps hold R: for each rank, each warp, each depth block,
+/// each m (a group of units whose sums are formed, in the order of the cluster's units), and each
+/// of the depth block's two mma's, 32 lanes of 16 bytes. The depth is the gates z, r and g of the
+/// rank's own units.
+struct ScatterOrder {
+  int ranks = 0;
+  int warps = 0;   // of a block
+  int depth = 0;   // depth blocks
+  int height = 0;  // m's of a warp
   int block_units = 0;
 
+  __host__ __device__ std::int64_t fragment(int rank, int warp, int block, int m,
+                                            int second) const {
+    std::int64_t const at = (std::int64_t{rank} * warps + warp) * depth + block;
+    return ((at * height + m) * 2 + second) * 32;
+  }
+  __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
+
+  /// What one lane holds of one mma's part of R.
+  struct Fragment {
+    int rank;
+    int row;
+    int along;
+    int block_units;
+
+    __device__ WeightPlace weight(int row_on, int column_on) const {
+      int const k = along + column_on;
+      int const gate = k / block_units;
+      constexpr std::int64_t kNone = INT64_MAX;
+      return {row + row_on, gate,
+              gate < 3 ? std::int64_t{rank} * block_units + k % block_units : kNone};
+    }
+  };
+
+  /// The index-th fragment of a lane.
   template <typename T>
-  __device__ WeightPlace place(int rank, int warp, int block, int m, int row, int column) const {
-    int const along = kDepthBlock<T> * block + column;
-    return {(warp * height + m) * kGroupUnits + row, along / block_units,
-            rank * block_units + along % block_units};
+  __device__ Fragment at(std::uint32_t index) const {
+    std::uint32_t rest = index;
+    auto const next = [&](int extent) {
+      auto const divisor = static_cast<std::uint32_t>(extent);
+      int const digit = static_cast<int>(rest % divisor);
+      rest /= divisor;
+      return digit;
+    };
+    int const lane = next(32);
+    int const second = next(2);
+    int const m = next(height);
+    int const block = next(depth);
+    int const warp = next(warps);
+    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+    return {static_cast<int>(rest), (warp * height + m) * kGroupUnits + lane / 4 * 2,
+            kDepthBlock<T> * block + lane % 4 * kValues + second * kValues / 2, block_units};
   }
 };
 
@@ -69,8 +111,8 @@ struct ClusterBackwardShape {
            lane_tiles(tiles) * kDirect + 16;
   }
 
-  static TransposedOrder packed_order() {
-    return {{kBlocks, kWarps, kDepth, kHeight}, kBlockUnits};
+  GRU_HOST_DEVICE static ScatterOrder packed_order() {
+    return {kBlocks, kWarps, kDepth, kHeight, kBlockUnits};
   }
 };
 
@@ -85,7 +127,7 @@ class TransposedWeights {
   __device__ TransposedWeights(T const* packed_weights, int rank, int warp, int lane,
                                std::byte* shared)
       : shared_{ptx::shared_address(shared) + at(warp, lane)} {
-    FragmentOrder const order{Shape::kBlocks, Shape::kWarps, Shape::kDepth, Shape::kHeight};
+    ScatterOrder const order = Shape::packed_order();
     auto const* const packed = reinterpret_cast<uint4 const*>(packed_weights) + lane;
 #pragma unroll
     for (int half = 0; half < 2 * Shape::kDepth; ++half) {

@@ -14,7 +14,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 /// A launch whose blocks wait for each other. The attributes must outlive the configuration that
 /// points to them.
 struct PersistentLaunch {
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   cudaLaunchConfig_t config = {};
 
   PersistentLaunch(PersistentLaunch const&) = delete;
@@ -22,9 +22,8 @@ struct PersistentLaunch {
 
   /// Records `event` once all blocks have begun.
   void record_start(cudaEvent_t event) {
-    attributes[1].id = cudaLaunchAttributeLaunchCompletionEvent;
-    attributes[1].val.launchCompletionEvent.event = event;
-    config.numAttrs = 2;
+    cudaLaunchAttribute& attribute = add(cudaLaunchAttributeLaunchCompletionEvent);
+    attribute.val.launchCompletionEvent.event = event;
   }
 
  protected:
@@ -33,7 +32,19 @@ struct PersistentLaunch {
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
     config.attrs = attributes;
-    config.numAttrs = 1;
+  }
+
+  cudaLaunchAttribute& add(cudaLaunchAttributeID id) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = id;
+    return attribute;
+  }
+
+  void form_clusters(int blocks) {
+    cudaLaunchAttribute& attribute = add(cudaLaunchAttributeClusterDimension);
+    attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
   }
 };
 
@@ -41,19 +52,17 @@ struct PersistentLaunch {
 struct ClusterLaunch : PersistentLaunch {
   ClusterLaunch(int clusters, int blocks, int threads, int shared_bytes)
       : PersistentLaunch{clusters * blocks, threads, shared_bytes} {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = static_cast<unsigned>(blocks);
-    attributes[0].val.clusterDim.y = 1;
-    attributes[0].val.clusterDim.z = 1;
+    form_clusters(blocks);
   }
 };
 
-/// A cooperative launch: all blocks are resident at once, or it is refused.
+/// A cooperative launch: all blocks are resident at once, or it is refused. `team` of them form a
+/// cluster, where that is more than one.
 struct CooperativeLaunch : PersistentLaunch {
-  CooperativeLaunch(cudaStream_t stream, int blocks, int threads, int shared_bytes)
+  CooperativeLaunch(cudaStream_t stream, int blocks, int threads, int shared_bytes, int team = 1)
       : PersistentLaunch{blocks, threads, shared_bytes} {
-    attributes[0].id = cudaLaunchAttributeCooperative;
-    attributes[0].val.cooperative = 1;
+    add(cudaLaunchAttributeCooperative).val.cooperative = 1;
+    if (team > 1) form_clusters(team);
     config.stream = stream;
   }
 };

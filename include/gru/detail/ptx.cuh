@@ -212,7 +212,6 @@ __device__ void give_registers() {
 #endif
 
 // Thread-block clusters and transaction barriers: sm_90 and later.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 __device__ inline std::uint32_t cluster_rank() {
   std::uint32_t rank;
@@ -287,7 +286,14 @@ __device__ inline void store_async(std::uint32_t to, float4 value, std::uint32_t
       : "memory");
 }
 
-#endif
+/// Stores a word in a block of the cluster, or arrives at its barrier; both are cluster addresses.
+__device__ inline void store_in_cluster(std::uint32_t to, std::uint32_t value) {
+  asm volatile("st.relaxed.cluster.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+__device__ inline void arrive_in_cluster(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+               : "memory");
+}
 
 }  // namespace GRU_DEVICE_NAMESPACE
 }  // namespace gru::detail::ptx

@@ -212,6 +212,11 @@ struct GateColumns {
   GRU_HOST_DEVICE std::int64_t gate_at(std::int64_t position) const {
     return position == z ? 0 : position == r ? 1 : 2;
   }
+
+  /// Its inverse.
+  GRU_HOST_DEVICE std::int64_t position(int gate) const {
+    return gate == 0 ? z : gate == 1 ? r : g;
+  }
 };
 
 inline GateColumns gate_columns(Problem const& p) {

@@ -56,90 +56,101 @@ __device__ constexpr int fragment_column(int value) {
   return value / (2 * kPerWord) * kPerWord + value % kPerWord;
 }
 
-/// A weight of R [H, 3H]: that of row k, for a gate (0, 1, 2 for z, r, g) of a unit. Outside the
-/// layer where an index is H or more.
+/// A weight of R: what unit `from` gives to a gate of unit `to`.
 struct WeightPlace {
-  int k = 0;
-  int gate = 0;
-  int unit = 0;
+  std::int64_t from;
+  int gate;  // 0 z, 1 r, 2 g
+  std::int64_t to;
 };
 
-/// The order in which the lanes of all warps hold R's fragments: for each rank (of a block among
-/// those that share R), each warp, each of the warp's depth blocks, each m (an mma's height), and
+/// What one lane holds of one mma's part of R: some columns of two neighbouring rows.
+struct PackedFragment {
+  int gate;
+  int row;
+  int column;
+
+  __device__ WeightPlace weight(int row_on, int column_on) const {
+    return {column + column_on, gate, row + row_on};
+  }
+};
+
+/// The order in which the lanes of all warps hold R: for each rank (of a block among those that
+/// share R), each warp, each of the warp's depth blocks, each m (a group's gate z, r or g), and
 /// each of the depth block's two mma's, 32 lanes of 16 bytes.
-struct FragmentOrder {
+struct PackedOrder {
   int ranks = 0;
-  int warps = 0;   // of a block
-  int depth = 0;   // depth blocks of a warp
-  int height = 0;  // m's of a warp
+  int warps = 0;        // of a block
+  int split = 0;        // warps that share a group's depth
+  int depth = 0;        // depth blocks of a warp
+  int warp_groups = 0;  // groups of a warp
 
   __host__ __device__ std::int64_t fragment(int rank, int warp, int block, int m,
                                             int second) const {
     std::int64_t const at = (std::int64_t{rank} * warps + warp) * depth + block;
-    return ((at * height + m) * 2 + second) * 32;
+    return ((at * 3 * warp_groups + m) * 2 + second) * 32;
   }
   __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
-};
 
-/// R as forward multiplies with it: an m is a group's gate z, r or g, the depth is R's rows.
-struct PackedOrder : FragmentOrder {
-  int split = 0;        // warps that share a group's depth
-  int warp_groups = 0;  // groups of a warp
-
-  PackedOrder() = default;
-  __host__ __device__ PackedOrder(int ranks, int warps, int split_, int depth, int warp_groups_)
-      : FragmentOrder{ranks, warps, depth, 3 * warp_groups_},
-        split{split_},
-        warp_groups{warp_groups_} {}
-
-  /// What stands in `row` and `column` of a fragment's depth block.
+  /// The index-th fragment of a lane.
   template <typename T>
-  __device__ WeightPlace place(int rank, int warp, int block, int m, int row, int column) const {
+  __device__ PackedFragment at(std::uint32_t index) const {
+    std::uint32_t rest = index;  // 32 bits: their divisions are much of the packing's time
+    auto const next = [&](int extent) {
+      auto const divisor = static_cast<std::uint32_t>(extent);
+      int const digit = static_cast<int>(rest % divisor);
+      rest /= divisor;
+      return digit;
+    };
+    int const lane = next(32);
+    int const second = next(2);
+    int const m = next(3 * warp_groups);
+    int const block = next(depth);
+    int const warp = next(warps);
+    int const rank = static_cast<int>(rest);
     int const group = warp / split * warp_groups + m / 3;
     int const block_units = warps / split * warp_groups * kGroupUnits;
-    return {kDepthBlock<T> * (warp % split * depth + block) + column, m % 3,
-            rank * block_units + group * kGroupUnits + row};
+    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+    return {m % 3, rank * block_units + group * kGroupUnits + lane / 4 * 2,
+            kDepthBlock<T> * (warp % split * depth + block) + lane % 4 * kValues +
+                second * kValues / 2};
   }
 };
 
-/// R in an order (PackedOrder, or what is like it), zero beyond H, and with DropConnect's mask
-/// applied where on. With `rounds`, floats are rounded to TF32.
+/// The same of R's transpose, as backward multiplies: rows are the units that a weight is from, and
+/// the depth is taken gate by gate.
+struct TransposedOrder : PackedOrder {
+  struct Fragment : PackedFragment {
+    __device__ WeightPlace weight(int row_on, int column_on) const {
+      return {row + row_on, gate, column + column_on};
+    }
+  };
+
+  template <typename T>
+  __device__ Fragment at(std::uint32_t index) const {
+    return {{PackedOrder::at<T>(index)}};
+  }
+};
+
+/// R in an order, zero beyond H, and with DropConnect's mask applied where on. With `rounds`,
+/// floats are rounded to TF32.
 template <typename T, typename Order>
 GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView view, Order order,
                                     bool rounds, T const* weights, T* packed) {
   std::uint32_t const index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= order.fragments()) return;
-  std::uint32_t rest = index;  // 32 bits: their divisions are much of this kernel's time
-  auto const next = [&](int extent) {
-    auto const divisor = static_cast<std::uint32_t>(extent);
-    int const digit = static_cast<int>(rest % divisor);
-    rest /= divisor;
-    return digit;
-  };
-  int const lane = next(32);
-  int const second = next(2);
-  int const m = next(order.height);
-  int const block = next(order.depth);
-  int const warp = next(order.warps);
-  int const rank = static_cast<int>(rest);
+  auto const fragment = order.template at<T>(index);
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  int const row = lane / 4 * 2;
-  int const column = lane % 4 * kValues + second * kValues / 2;
   struct alignas(16) Together {
     T values[kValues];
   } together;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    WeightPlace const place = order.template place<T>(
-        rank, warp, block, m, row + fragment_row<T>(i), column + fragment_column<T>(i));
+    WeightPlace const place = fragment.weight(fragment_row<T>(i), fragment_column<T>(i));
     T value = convert<T>(0.0f);
-    if (place.unit < view.hidden && place.k < view.hidden && place.gate < 3) {
-      std::int64_t const position = place.gate == 0   ? columns.z
-                                    : place.gate == 1 ? columns.r
-                                                      : GateColumns::g;
-      std::int64_t const gate_unit = position * view.hidden + place.unit;
-      std::int64_t const row_of = view.by_input ? place.k : gate_unit;
-      std::int64_t const column_of = view.by_input ? gate_unit : place.k;
+    if (place.from < view.hidden && place.to < view.hidden) {
+      std::int64_t const gate_unit = columns.position(place.gate) * view.hidden + place.to;
+      std::int64_t const row_of = view.by_input ? place.from : gate_unit;
+      std::int64_t const column_of = view.by_input ? gate_unit : place.from;
       bool const kept =
           !masks.dropconnect.on || keeps_weight(masks, columns, view, row_of, column_of);
       if (kept) value = weights[row_of * view.pitch + column_of];
@@ -152,8 +163,8 @@ GRU_KERNEL void pack_weights_kernel(Masks masks, GateColumns columns, WeightView
   reinterpret_cast<Together*>(packed)[index] = together;
 }
 
-template <typename T>
-std::int64_t packed_values(FragmentOrder const& order) {
+template <typename T, typename Order>
+std::int64_t packed_values(Order const& order) {
   return order.fragments() * (16 / static_cast<int>(sizeof(T)));
 }
 
@@ -162,8 +173,8 @@ template <typename T, typename Order>
 void pack_weights(cudaStream_t stream, LayerView<T> const& layer, WeightView const& view,
                   Order const& order, bool rounds, T const* weights, T* packed) {
   auto const blocks = static_cast<unsigned>((order.fragments() + 255) / 256);
-  pack_weights_kernel<T, Order><<<blocks, 256, 0, stream>>>(layer.masks, layer.columns, view, order,
-                                                            rounds, weights, packed);
+  pack_weights_kernel<T><<<blocks, 256, 0, stream>>>(layer.masks, layer.columns, view, order,
+                                                     rounds, weights, packed);
   GRU_CUDA_TRY(cudaGetLastError());
 }
 

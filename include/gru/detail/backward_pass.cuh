@@ -2,12 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <gru/backward.cuh>
 #include <gru/detail/check_tensors.hpp>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
+#include <gru/detail/fma_backward.cuh>
+#include <gru/detail/recurrence_backward_engine.cuh>
 #include <gru/detail/stepwise_backward.cuh>
 
 namespace gru {
@@ -25,12 +29,16 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
   Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
   detail::EngineMaker<detail::BackwardEngine<T>> engines{problem_, facts};
   engines.template make<detail::StepwiseBackward<T>>(stepwise);
-  decision_ = engines.decide(
-      {stepwise, detail::forward_only_candidate(Engine::kCluster),
-       detail::forward_only_candidate(Engine::kGrid),
-       detail::forward_only_candidate(Engine::kClusterFma),
-       detail::forward_only_candidate(Engine::kGridFma), detail::host_candidate_on_device()},
-      engine_);
+  std::vector<Candidate> candidates{stepwise, detail::forward_only_candidate(Engine::kCluster),
+                                    detail::forward_only_candidate(Engine::kGrid)};
+  if constexpr (!std::is_same_v<T, double>) {
+    detail::consider_backward_recurrence<detail::FmaClusterBackwardRecurrence<T>>(
+        engines, candidates, problem_, facts, has_code);
+    detail::consider_backward_recurrence<detail::FmaGridBackwardRecurrence<T>>(
+        engines, candidates, problem_, facts, has_code);
+  }
+  candidates.push_back(detail::host_candidate_on_device());
+  decision_ = engines.decide(std::move(candidates), engine_);
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <gru/detail/fma_ring.cuh>
@@ -31,8 +32,9 @@ inline namespace GRU_DEVICE_NAMESPACE {
 /// How a layer is spread over the blocks. Their number, and that of the warps of each, follow from
 /// H and the device.
 template <typename T, int kMostWarps_, int kUnits_, int kDepthLanes, int kSharedSlices_,
-          int kGroupRows, int kRows>
+          int kGroupRows, int kRows_>
 struct FmaGridShape {
+  static constexpr int kRows = kRows_;
   static constexpr int kWarpUnits = 2;
   static constexpr int kMostWarps = kMostWarps_;
   static constexpr int kUnits = kUnits_;  // H, padded
@@ -40,6 +42,7 @@ struct FmaGridShape {
   static constexpr int kSlices = kUnits / (4 * kDepthLanes);
   static constexpr int kMostThreads = 32 * kMostWarps;
   static constexpr int kPolls = kRows == 1 ? 2 : 4;  // of a thread, under way at once
+  static constexpr int kRingValues = 1;              // of a unit
 
   using Shares = FmaShares<kWarpUnits, kDepthLanes, kGroupRows, kRows>;
   using Weights = FmaWeights<Shares, 3, kSlices, kSharedSlices>;
@@ -50,8 +53,18 @@ struct FmaGridShape {
 
   static constexpr int shared_bytes(int warps) { return 2 * kState + warps * kWarpBytes + 16; }
 
-  GRU_HOST_DEVICE static constexpr FmaOrder order(int warps) {
-    return {warps, kSlices, Shares::kLaneUnits, kDepthLanes};
+  /// Over the whole device, with as few warps a block as that takes, but enough to poll a row's
+  /// states at once.
+  static FmaSpread spread(int units, int /*rows*/, int multiprocessors) {
+    auto const ceil_divide = [](int a, int b) { return (a + b - 1) / b; };
+    int const all_warps = ceil_divide(units, kWarpUnits);
+    int const pollers = ceil_divide(units, 2 * FmaRing::kPiece);
+    int const warps = std::max(ceil_divide(all_warps, multiprocessors), pollers);
+    return {ceil_divide(all_warps, warps), warps};
+  }
+
+  GRU_HOST_DEVICE static constexpr FmaOrder order(FmaSpread const& spread, int /*units*/) {
+    return {spread.blocks * spread.warps, kSlices, Shares::kLaneUnits, kDepthLanes};
   }
 };
 
@@ -80,7 +93,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
   auto* const has_expired =
       reinterpret_cast<int volatile*>(shared + 2 * Shape::kState + warps * Shape::kWarpBytes);
 
-  FmaOrder const order = Shape::order(static_cast<int>(gridDim.x) * warps);
+  FmaOrder const order = Shape::order({static_cast<int>(gridDim.x), warps}, ring.pitch);
   typename Shape::Weights const weights{order, grid_warp, lane, packed_weights, of_warp};
   for (int i = threadIdx.x; i < 2 * Shares::kRows * Shape::kUnits; i += blockDim.x) {
     int const k = i % Shape::kUnits;

@@ -10,13 +10,14 @@
 /// other through global memory, that is, the L2 cache.
 ///
 /// The values travel as 32-bit words in a ring of slots, one for each step, that hold kAbsent
-/// wherever no value has arrived yet; no value has these bits (NaN is sent as another NaN). A reader
-/// polls each word until it is not kAbsent: the value itself is the signal, and nothing needs to be
-/// ordered after it. Say h_i for what step i reads.
+/// wherever no value has arrived yet; no value has these bits (NaN is sent as another NaN). A
+/// reader polls each word until it is not kAbsent: the value itself is the signal, and nothing
+/// needs to be ordered after it. Say h_i for what step i reads.
 ///   - Putting kAbsent back. A thread that has stored h_{i+1} puts kAbsent into its words of
 ///     h_{i-1}. Nobody needs those any more: its block has received all of h_i, and each block sent
 ///     its part of h_i only after all of its threads, at the barrier, had read h_{i-1}.
-///   - Nobody reads a word of h_{i-1} for one of h_{i-1+kSlots}, which follows it in the same place.
+///   - Nobody reads a word of h_{i-1} for one of h_{i-1+kSlots}, which follows it in the same
+///   place.
 ///     Writer and reader each pass a fence every kFenceSteps steps. So after putting kAbsent into a
 ///     word, a writer passes a fence within kFenceSteps steps and then stores, in the next step, a
 ///     word that the same reader (which polls the same words in every step) has to see; the reader
@@ -25,6 +26,12 @@
 /// The ring is filled with kAbsent before a launch.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
+
+/// How a layer is spread over a grid.
+struct FmaSpread {
+  int blocks = 1;
+  int warps = 1;  // of a block
+};
 
 /// The exchanged values: [kSlots, rows, pitch]. A fence takes about 0.3 us (H200, H 1024, N 1), so
 /// it is rare.

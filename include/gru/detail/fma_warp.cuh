@@ -54,8 +54,8 @@ struct FmaOrder {
   int lane_units = 0;   // units of a lane
   int depth_lanes = 0;  // lanes that share the depth
   Pass pass = Pass::kForward;
-  int parts = 1;            // warps, one after the other, that share the depth of the same units
-  GradientDepth gradients;  // backward
+  int parts = 1;  // warps, one after the other, that share the depth of the same units
+  GradientDepth gradients = {};  // backward
 
   GRU_HOST_DEVICE int matrices() const { return pass == Pass::kForward ? 3 : 1; }
   GRU_HOST_DEVICE int warp_units() const { return 32 / depth_lanes * lane_units; }
@@ -148,33 +148,28 @@ __device__ void multiply_slice(float (&sums)[kMatrices][kRows * kUnits],
 }
 
 /// Adds up over groups of kDepthLanes lanes: sums[matrix][0] of a group's lane l becomes the whole
-/// sum of value l / (kDepthLanes / kValues). The order of the additions is the same for every lane
-/// that gets the same value.
-template <int kDepthLanes, int kMatrices, int kValues>
+/// sum of value l / (kDepthLanes / kCount), for the first kCount values. The order of the additions
+/// is the same for every lane that gets the same value.
+template <int kDepthLanes, int kCount, int kMatrices, int kValues>
 __device__ void reduce_sums(float (&sums)[kMatrices][kValues]) {
-  constexpr unsigned kAll = 0xffffffff;
-  int const lane = threadIdx.x % 32;
-  int distance = kDepthLanes / 2;
-#pragma unroll
-  for (int half = kValues / 2; half >= 1; half /= 2) {
-    bool const upper = (lane & distance) != 0;
+  if constexpr (kDepthLanes > 1) {
+    constexpr unsigned kAll = 0xffffffff;
+    constexpr int kDistance = kDepthLanes / 2;
+    constexpr int kHalf = kCount / 2;
+    bool const upper = (threadIdx.x & kDistance) != 0;
 #pragma unroll
     for (int matrix = 0; matrix < kMatrices; ++matrix) {
+      if constexpr (kHalf == 0) {
+        sums[matrix][0] += __shfl_xor_sync(kAll, sums[matrix][0], kDistance);
+      }
 #pragma unroll
-      for (int i = 0; i < half; ++i) {
-        float const keep = upper ? sums[matrix][i + half] : sums[matrix][i];
-        float const give = upper ? sums[matrix][i] : sums[matrix][i + half];
-        sums[matrix][i] = keep + __shfl_xor_sync(kAll, give, distance);
+      for (int i = 0; i < kHalf; ++i) {
+        float const keep = upper ? sums[matrix][i + kHalf] : sums[matrix][i];
+        float const give = upper ? sums[matrix][i] : sums[matrix][i + kHalf];
+        sums[matrix][i] = keep + __shfl_xor_sync(kAll, give, kDistance);
       }
     }
-    distance /= 2;
-  }
-#pragma unroll
-  for (; distance >= 1; distance /= 2) {
-#pragma unroll
-    for (int matrix = 0; matrix < kMatrices; ++matrix) {
-      sums[matrix][0] += __shfl_xor_sync(kAll, sums[matrix][0], distance);
-    }
+    reduce_sums<kDistance, (kHalf > 0 ? kHalf : 1)>(sums);
   }
 }
 
@@ -294,7 +289,7 @@ class FmaWeights {
   /// lane's first 16 bytes at `at`; sums[.][0] becomes the one that Tile says.
   __device__ void multiply_group(std::uint32_t at, Sums& sums) const {
     add([&](int row, int slice) { return load(at + row * kRowBytes + slice * kSliceBytes); }, sums);
-    reduce_sums<Tile::kDepthLanes>(sums);
+    reduce_sums<Tile::kDepthLanes, Tile::kValues>(sums);
   }
 
   /// The sums of the first `groups` groups of rows, of which the lane keeps its own.
@@ -323,9 +318,7 @@ class FmaWeights {
     return slice - shared_before;
   }
   __device__ static float4 load(std::uint32_t address) {
-    ptx::Words4 const words = ptx::load_shared_16(address);
-    return make_float4(__uint_as_float(words.x), __uint_as_float(words.y), __uint_as_float(words.z),
-                       __uint_as_float(words.w));
+    return ptx::as_floats(ptx::load_shared_16(address));
   }
 
   float4 held_[kSlices - kShared][kMatrices][kUnits];

@@ -25,5 +25,17 @@ TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers for few rows an
   check_engines<TestType>(choices, {67, N, 3, H}, 2);
 }
 
+TEMPLATE_TEST_CASE("Every engine gives the host engine's gradients for few rows and many steps", "",
+                   Fp32, Half) {
+  std::int64_t const N = GENERATE(1, 2, 3, 8);
+  std::int64_t const H = GENERATE(5, 131, 265, 600);
+  Choices choices;
+  check_engines<TestType>(choices, {200, N, 3, H}, 1);
+  choices.direction = Direction::kReverse;
+  choices.lengths = choices.episode_starts = true;
+  choices.zoneout = choices.recurrent_dropout = Choices::Masks::kDrawn;
+  check_engines<TestType>(choices, {67, N, 3, H}, 2);
+}
+
 }  // namespace
 }  // namespace gru::test

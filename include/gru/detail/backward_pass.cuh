@@ -11,6 +11,7 @@
 #include <gru/detail/cluster_backward.cuh>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/device_policy.cuh>
+#include <gru/detail/fma_backward.cuh>
 #include <gru/detail/grid_backward.cuh>
 #include <gru/detail/stepwise_backward.cuh>
 
@@ -37,8 +38,10 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
         engines, candidates, problem_, facts, has_code);
     detail::consider_backward_recurrence<detail::GridBackwardRecurrence<T>>(
         engines, candidates, problem_, facts, has_code);
-    candidates.push_back(detail::forward_only_candidate(Engine::kClusterFma));
-    candidates.push_back(detail::forward_only_candidate(Engine::kGridFma));
+    detail::consider_backward_recurrence<detail::FmaClusterBackwardRecurrence<T>>(
+        engines, candidates, problem_, facts, has_code);
+    detail::consider_backward_recurrence<detail::FmaGridBackwardRecurrence<T>>(
+        engines, candidates, problem_, facts, has_code);
   }
   candidates.push_back(detail::host_candidate_on_device());
   decision_ = engines.decide(std::move(candidates), engine_);

@@ -46,14 +46,6 @@ inline Candidate stepwise_candidate(int compute_capability, bool has_code,
   return candidate;
 }
 
-/// An engine that has no backward pass yet, as it appears among the candidates of one.
-inline Candidate forward_only_candidate(Engine engine) {
-  Candidate candidate;
-  candidate.engine = engine;
-  candidate.reason = "has a forward pass alone";
-  return candidate;
-}
-
 /// The host engine, as it appears among the candidates of a device pass.
 inline Candidate host_candidate_on_device() {
   Candidate candidate;

@@ -43,8 +43,8 @@ struct FmaClusterShape {
                 "lanes that finish the same must share the blocks evenly");
 
   using Shares = FmaShares<kWarpUnits, kDepthLanes, kGroupRows, kRows>;
-  using Weights = FmaWeights<Shares, kSlices, 0>;
-  using Inputs = FmaInputs<T, Shares>;
+  using Weights = FmaWeights<Shares, 3, kSlices, 0>;
+  using Inputs = FmaInputs<FmaForwardSource<T>, Shares>;
 
   // Bytes of shared memory.
   static constexpr int kRowBytes = kUnits * 4;       // that a row's step brings
@@ -128,7 +128,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   for (int i = 0; i < pass.steps; ++i) {
     int const buffer = i & 1;
     bool const ends = i + 1 == pass.steps;
-    ptx::Words4 const words = inputs.next(i);
+    typename Shape::Inputs::Words words;
+    inputs.next(i, words);
 
     // 1. Wait.
     std::uint32_t const barrier = barriers + 8 * buffer;

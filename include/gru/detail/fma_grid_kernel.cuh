@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include <gru/detail/fma_ring.cuh>
 #include <gru/detail/fma_warp.cuh>
 #include <gru/detail/ptx.cuh>
 #include <gru/detail/recurrence.cuh>
@@ -23,54 +25,16 @@
 /// Where a wait expires, the block waits and sends no more and goes on to the end, so that whoever
 /// depends on it expires too.
 ///
-/// The exchange. States travel as 32-bit words in a ring of slots, one for each step, that hold
-/// kAbsent wherever no state has arrived yet; no state has these bits (NaN is sent as another NaN).
-/// A reader polls each word until it is not kAbsent: the state itself is the signal, and nothing
-/// needs to be ordered after it.
-///   - Putting kAbsent back. A thread that has stored h_{i+1} puts kAbsent into its words of
-///   h_{i-1}.
-///     Nobody needs those any more: its block has received all of h_i, and each block sent its part
-///     of h_i only after all of its threads, at the barrier, had read h_{i-1}.
-///   - Nobody reads a word of h_{i-1} for one of h_{i-1+kSlots}, which follows it in the same
-///   place.
-///     Writer and reader each pass a fence every kFenceSteps steps. So after putting kAbsent into a
-///     word, a writer passes a fence within kFenceSteps steps and then stores, in the next step, a
-///     word that the same reader (which polls the same units in every step) has to see; the reader
-///     passes a fence within kFenceSteps steps after that; from then on it finds kAbsent or what
-///     was stored later. That is 2 kFenceSteps + 1 steps at most, less than kSlots.
-/// The first step's states are read from the pass; the ring is filled with kAbsent before a launch.
+/// The exchange is that of fma_ring.cuh. The first step's states are read from the pass.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
-
-/// The exchanged states: [kSlots, rows, pitch]. A fence takes about 0.3 us (H200, H 1024, N 1), so
-/// it is rare.
-struct FmaRing {
-  static constexpr int kSlots = 64;
-  static constexpr int kFenceSteps = 16;
-  static constexpr int kPiece = 128;  // words that a warp polls together
-  static constexpr std::uint32_t kAbsent = 0xffffffff;
-  static_assert(2 * kFenceSteps + 1 < kSlots, "see the argument above");
-
-  std::uint32_t* words = nullptr;
-  int pitch = 0;  // H rounded up to whole 16 bytes
-  int rows = 0;
-
-  __device__ std::uint32_t* slot(int i) const { return words + i % kSlots * (rows * pitch); }
-
-  template <int kCount>
-  __device__ static bool is_incomplete(ptx::Words4 const (&words)[kCount]) {
-    std::uint32_t most = 0;  // kAbsent is the largest word
-#pragma unroll
-    for (ptx::Words4 const& v : words) most = max(most, max(max(v.x, v.y), max(v.z, v.w)));
-    return most == kAbsent;
-  }
-};
 
 /// How a layer is spread over the blocks. Their number, and that of the warps of each, follow from
 /// H and the device.
 template <typename T, int kMostWarps_, int kUnits_, int kDepthLanes, int kSharedSlices_,
-          int kGroupRows, int kRows>
+          int kGroupRows, int kRows_>
 struct FmaGridShape {
+  static constexpr int kRows = kRows_;
   static constexpr int kWarpUnits = 2;
   static constexpr int kMostWarps = kMostWarps_;
   static constexpr int kUnits = kUnits_;  // H, padded
@@ -78,18 +42,29 @@ struct FmaGridShape {
   static constexpr int kSlices = kUnits / (4 * kDepthLanes);
   static constexpr int kMostThreads = 32 * kMostWarps;
   static constexpr int kPolls = kRows == 1 ? 2 : 4;  // of a thread, under way at once
+  static constexpr int kRingValues = 1;              // of a unit
 
   using Shares = FmaShares<kWarpUnits, kDepthLanes, kGroupRows, kRows>;
-  using Weights = FmaWeights<Shares, kSlices, kSharedSlices>;
-  using Inputs = FmaInputs<T, Shares>;
+  using Weights = FmaWeights<Shares, 3, kSlices, kSharedSlices>;
+  using Inputs = FmaInputs<FmaForwardSource<T>, Shares>;
 
   static constexpr int kState = kRows * kUnits * 4;  // bytes of one buffer
   static constexpr int kWarpBytes = Weights::kSharedBytes + Inputs::kWarpBytes;
 
   static constexpr int shared_bytes(int warps) { return 2 * kState + warps * kWarpBytes + 16; }
 
-  GRU_HOST_DEVICE static constexpr FmaOrder order(int warps) {
-    return {warps, kSlices, Shares::kLaneUnits, kDepthLanes};
+  /// Over the whole device, with as few warps a block as that takes, but enough to poll a row's
+  /// states at once.
+  static FmaSpread spread(int units, int /*rows*/, int multiprocessors) {
+    auto const ceil_divide = [](int a, int b) { return (a + b - 1) / b; };
+    int const all_warps = ceil_divide(units, kWarpUnits);
+    int const pollers = ceil_divide(units, 2 * FmaRing::kPiece);
+    int const warps = std::max(ceil_divide(all_warps, multiprocessors), pollers);
+    return {ceil_divide(all_warps, warps), warps};
+  }
+
+  GRU_HOST_DEVICE static constexpr FmaOrder order(FmaSpread const& spread, int /*units*/) {
+    return {spread.blocks * spread.warps, kSlices, Shares::kLaneUnits, kDepthLanes};
   }
 };
 
@@ -118,7 +93,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
   auto* const has_expired =
       reinterpret_cast<int volatile*>(shared + 2 * Shape::kState + warps * Shape::kWarpBytes);
 
-  FmaOrder const order = Shape::order(static_cast<int>(gridDim.x) * warps);
+  FmaOrder const order = Shape::order({static_cast<int>(gridDim.x), warps}, ring.pitch);
   typename Shape::Weights const weights{order, grid_warp, lane, packed_weights, of_warp};
   for (int i = threadIdx.x; i < 2 * Shares::kRows * Shape::kUnits; i += blockDim.x) {
     int const k = i % Shape::kUnits;
@@ -145,7 +120,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
   for (int i = 0; i < pass.steps; ++i) {
     int const buffer = i & 1;
     bool const ends = i + 1 == pass.steps;
-    ptx::Words4 const input_words = inputs.next(i);
+    typename Shape::Inputs::Words input_words;
+    inputs.next(i, input_words);
 
     // 1. Wait. Each warp polls some pieces of the rows.
     if (i > 0) {
@@ -168,19 +144,11 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
           words[p] = {};
           if (has) words[p] = ptx::load_relaxed_16(slot + from[p]);
         }
-        std::uint32_t polls = 0;
-        while (FmaRing::is_incomplete(words) && !expired) {
-#pragma unroll
-          for (int p = 0; p < Shape::kPolls; ++p) {
-            ptx::Words4 const one[1] = {words[p]};
-            if (FmaRing::is_incomplete(one)) words[p] = ptx::load_relaxed_16(slot + from[p]);
-          }
-          if (++polls > pass.most_polls) {
-            expired = true;
-            *has_expired = 1;
-            pass.expire();
-          }
-        }
+        FmaRing::complete(slot, from, words, pass.most_polls, expired, [&] {
+          expired = true;
+          *has_expired = 1;
+          pass.expire();
+        });
 #pragma unroll
         for (int p = 0; p < Shape::kPolls; ++p) {
           if (from[p] < 0) continue;
@@ -206,9 +174,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
 
     // 4. Hand the state on, and clean up behind.
     if (sends && !ends && !expired) {
-      std::uint32_t const word = __float_as_uint(as_factor<T>(result.operand[0]));
-      std::uint32_t constexpr kNan = 0x7fffffff;
-      ptx::store_relaxed(ring.slot(i + 1) + sends_to, word == FmaRing::kAbsent ? kNan : word);
+      std::uint32_t const word = FmaRing::word(as_factor<T>(result.operand[0]));
+      ptx::store_relaxed(ring.slot(i + 1) + sends_to, word);
       if (i > 1) ptx::store_relaxed(ring.slot(i - 1) + sends_to, FmaRing::kAbsent);
     }
 

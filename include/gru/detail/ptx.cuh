@@ -31,6 +31,11 @@ __device__ inline Words4 load_shared_16(std::uint32_t address) {
   return v;
 }
 
+__device__ inline float4 as_floats(Words4 const& v) {
+  return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
+                     __uint_as_float(v.w));
+}
+
 /// A pair of floats of shared memory, aligned to 8.
 __device__ inline float2 load_shared_pair(std::uint32_t address) {
   float2 v;

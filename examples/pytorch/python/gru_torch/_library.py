@@ -8,7 +8,7 @@ import torch
 
 from . import _build
 
-_HERE = pathlib.Path(__file__).parent
+_FOLDER = pathlib.Path(_build.__file__).parent
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ./examples/pytorch"
 
 
@@ -23,10 +23,10 @@ def check_version(built, running):
 
 def _load():
     check_version(_build.TORCH_VERSION, torch.__version__)
-    torch.ops.load_library(_HERE / "libgru_torch.so")
+    torch.ops.load_library(_FOLDER / "libgru_torch.so")
     if torch.cuda.is_available():
         if _build.HAS_CUDA:
-            torch.ops.load_library(_HERE / "libgru_torch_cuda.so")
+            torch.ops.load_library(_FOLDER / "libgru_torch_cuda.so")
         else:
             warnings.warn(
                 "gru_torch was built without CUDA: its layers run on CPU tensors alone. With a "

@@ -57,18 +57,30 @@ def gru(
     if lengths is not None and lengths.dtype == torch.int64:
         # Before the cast, in which a value beyond int32 would wrap around.
         lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)
-    tensors = (x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed)
+    tensors = _autocast(x, w_ih, w_hh, b_ih, b_hh, h0)
     needs_gradient = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors[:_DIFFERENTIABLE]
+        tensor is not None and tensor.requires_grad for tensor in tensors
     )
     # Where a gradient is wanted all the same (under torch.vmap this cannot be seen), the backward
     # pass computes the gates again.
     keep_reserve = needs_gradient and not recompute
     rates = (zoneout, dropconnect, recurrent_dropout)
-    h, final_state, _ = _Gru.apply(
-        *tensors, *rates, reset_after, reverse, batch_first, keep_reserve
-    )
+    options = (*rates, reset_after, reverse, batch_first, keep_reserve)
+    h, final_state, _ = _Gru.apply(*tensors, lengths, episode_starts, seed, options)
     return h, final_state
+
+
+def _autocast(*tensors):
+    """The tensors in the type of the autocast in force, where there is one for their GPU: as with
+    nn.GRU, float64 is left alone, and so is everything on the CPU."""
+    device = tensors[0].device.type
+    if device == "cpu" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
+        for tensor in tensors
+    )
 
 
 # Both Functions name every argument: dynamo tells by their number that there is no ctx among them.
@@ -78,41 +90,9 @@ class _Gru(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        h0,
-        lengths,
-        episode_starts,
-        seed,
-        zoneout,
-        dropconnect,
-        recurrent_dropout,
-        reset_after,
-        reverse,
-        batch_first,
-        keep_reserve,
-    ):
+    def forward(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, options):
         return torch.ops.gru_torch.forward(
-            x,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            h0,
-            lengths,
-            episode_starts,
-            seed,
-            zoneout,
-            dropconnect,
-            recurrent_dropout,
-            reset_after,
-            reverse,
-            batch_first,
-            keep_reserve,
+            x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, *options
         )
 
     @staticmethod
@@ -121,17 +101,17 @@ class _Gru(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(reserve)
         ctx.save_for_backward(*inputs[:_TENSORS], h, reserve)
-        ctx.options = inputs[_TENSORS:]
+        ctx.options = inputs[_TENSORS]
 
     @staticmethod
     def backward(ctx, dh, dfinal_state, _):
-        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + len(ctx.options))
+        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + 1)
         if dh is None and dfinal_state is None:
             return (None,) * _DIFFERENTIABLE + nothing
         *tensors, h, reserve = ctx.saved_tensors
         wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
         gradients = _GruBackward.apply(
-            *tensors, *ctx.options, h, reserve, dh, dfinal_state, wanted
+            *tensors, ctx.options, h, reserve, dh, dfinal_state, wanted
         )
         return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
 
@@ -141,51 +121,10 @@ class _GruBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        h0,
-        lengths,
-        episode_starts,
-        seed,
-        zoneout,
-        dropconnect,
-        recurrent_dropout,
-        reset_after,
-        reverse,
-        batch_first,
-        keep_reserve,
-        h,
-        reserve,
-        dh,
-        dfinal_state,
-        wanted,
+        x, w_ih, w_hh, b_ih, b_hh, h0, lengths, starts, seed, options, h, reserve, dh, dh_n, wanted
     ):
-        return torch.ops.gru_torch.backward(
-            x,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            h0,
-            lengths,
-            episode_starts,
-            seed,
-            zoneout,
-            dropconnect,
-            recurrent_dropout,
-            reset_after,
-            reverse,
-            batch_first,
-            keep_reserve,
-            h,
-            reserve,
-            dh,
-            dfinal_state,
-            wanted,
-        )
+        layer = (x, w_ih, w_hh, b_ih, b_hh, h0, lengths, starts, seed, *options)
+        return torch.ops.gru_torch.backward(*layer, h, reserve, dh, dh_n, wanted)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

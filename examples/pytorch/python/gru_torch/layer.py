@@ -97,6 +97,27 @@ class GRU(nn.RNNBase):
             raise ValueError(f"input has {input.dim()} dimensions, must have 2 or 3")
         return self._run(input, hx, lengths, episode_starts, generator)
 
+    def step(self, input, hx=None, *, episode_starts=None, generator=None):
+        """Runs a single step, as policies do that act. It may be captured in a torch.cuda.graph.
+
+        Args:
+          input: [N, C].
+          hx: [layers, N, H], or None for zeros.
+          episode_starts: [N] bool: no state passes into the step where it is set.
+          generator: as forward's.
+
+        Returns:
+          (output, h_n): [N, H], the last layer's, and [layers, N, H], the next step's hx.
+        """
+        if self.bidirectional:
+            raise ValueError("a bidirectional layer has no single step")
+        if input.dim() != 2:
+            raise ValueError(f"input has {input.dim()} dimensions, must have 2")
+        time = 1 if self.batch_first else 0
+        starts = None if episode_starts is None else episode_starts.unsqueeze(time)
+        output, h_n = self._run(input.unsqueeze(time), hx, None, starts, generator)
+        return output.squeeze(time), h_n
+
     def _run_packed(self, packed, hx, generator):
         padded, lengths = pad_packed_sequence(packed, self.batch_first)
         output, h_n = self._run(padded, hx, lengths.to(padded.device), None, generator)

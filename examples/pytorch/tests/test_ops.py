@@ -4,7 +4,7 @@
 import oracle
 import pytest
 import torch
-from support import DTYPES, as_leaves, assert_close, gradients_of, make_layer, terms_of
+from support import DTYPES, as_leaves, assert_close, gradients_of, make_layer, on_device, terms_of
 
 from gru_torch import ops
 
@@ -36,7 +36,7 @@ OPTIONS = {
 
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS.keys())
 def options(request):
-    return request.param
+    return on_device(request.param)
 
 
 def batch_major(tensors, options):
@@ -124,7 +124,7 @@ def test_there_may_be_no_steps_and_no_samples(steps, batch):
     options = {
         "lengths": torch.zeros(batch, dtype=torch.int32),
         "episode_starts": torch.zeros(steps, batch, dtype=torch.bool),
-        "seed": SEED,
+        "seed": torch.tensor([1, 2]),
         "zoneout": 0.5,
     }
     h, final_state = ops.gru(**leaves, **options)
@@ -215,8 +215,7 @@ def test_torch_func_grad(options):
 def test_torch_vmap_and_gradients_of_each_sample():
     layers = [tuple(v.detach() for v in make_layer(seed=seed).values()) for seed in (1, 2, 3)]
     stacked = tuple(torch.stack(tensors) for tensors in zip(*layers, strict=True))
-    options = {"lengths": torch.tensor([6, 0, 3], dtype=torch.int32), "zoneout": 0.2, "seed": SEED}
-    loss = loss_of(options)
+    loss = loss_of(on_device({**OPTIONS["lengths"], **OPTIONS["zoneout"]}))
     torch.testing.assert_close(
         torch.vmap(loss)(*stacked), torch.stack([loss(*layer) for layer in layers])
     )
@@ -277,7 +276,7 @@ def test_the_number_of_threads_changes_no_bit():
 def test_bad_inputs_raise_value_error(change, message):
     tensors = as_leaves(make_layer(), torch.float32)
     with pytest.raises(ValueError, match=message):
-        ops.gru(**{**tensors, **change})
+        ops.gru(**{**tensors, **on_device(change)})
 
 
 def test_types_that_there_are_not_raise_type_error():

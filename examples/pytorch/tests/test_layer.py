@@ -312,6 +312,12 @@ def test_there_may_be_no_samples_and_no_steps(steps, batch):
     assert steps > 0 or torch.equal(h_n, hx)
 
 
+def test_the_meta_device_gives_shapes(shape):
+    ours, theirs = (layer.to("meta") for layer in pair(shape))
+    x = torch.zeros(STEPS, BATCH, INPUTS, dtype=torch.float64, device="meta")
+    assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
+
+
 def test_functional_call_parametrizations_and_tied_weights():
     ours, theirs = pair({})
     x, hx = draw_inputs(ours)

@@ -3,9 +3,9 @@
 
 import os
 
-if "GRU_TORCH_BUILD" in os.environ:
-    # A source tree: what the build wrote lies in its build tree.
-    __path__.append(os.environ["GRU_TORCH_BUILD"])
+if "GRU_TORCH_LIBRARIES" in os.environ:
+    # A folder with what the build wrote, for a source tree that is not installed.
+    __path__.insert(0, os.environ["GRU_TORCH_LIBRARIES"])
 
 from . import ops
 from .layer import GRU

@@ -71,12 +71,11 @@ def gru(
 
 
 def _autocast(*tensors):
-    """The tensors in the type of the autocast in force, where there is one for their GPU: as with
-    nn.GRU, float64 is left alone, and so is everything on the CPU."""
-    device = tensors[0].device.type
-    if device == "cpu" or not torch.is_autocast_enabled(device):
+    """The tensors in the type of the autocast that is in force on a GPU; float64 is left alone, as
+    by nn.GRU."""
+    if tensors[0].device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype("cuda")
     return tuple(
         tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
         for tensor in tensors

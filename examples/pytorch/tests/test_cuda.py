@@ -58,7 +58,7 @@ def test_autocast_gives_the_numbers_of_the_type_in_force(dtype):
     layer = gru_torch.GRU(INPUTS, UNITS)
     x = torch.randn(STEPS, BATCH, INPUTS)
     low = copy.deepcopy(layer).to(dtype)
-    compiled = torch.compile(layer, fullgraph=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     with torch.autocast("cuda", dtype):
         actual, in_a_graph = run(layer, x), compiled(x)
     for a, e in zip(actual, run(low, x.to(dtype)), strict=True):

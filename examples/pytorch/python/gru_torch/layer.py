@@ -192,9 +192,7 @@ class GRU(nn.RNNBase):
         """What the masks of each layer and direction are drawn from, or None where none is."""
         if not self.training or not (self.zoneout or self.dropconnect or self.recurrent_dropout):
             return None
-        return torch.randint(
-            _INT64.min, _INT64.max, (rows, 2), generator=generator, device=device
-        )
+        return torch.randint(_INT64.min, _INT64.max, (rows, 2), generator=generator, device=device)
 
     def flatten_parameters(self):
         """Does nothing: the weights are read where they lie."""

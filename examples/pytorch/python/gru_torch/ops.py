@@ -109,9 +109,7 @@ class _Gru(torch.autograd.Function):
             return (None,) * _DIFFERENTIABLE + nothing
         *tensors, h, reserve = ctx.saved_tensors
         wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
-        gradients = _GruBackward.apply(
-            *tensors, ctx.options, h, reserve, dh, dfinal_state, wanted
-        )
+        gradients = _GruBackward.apply(*tensors, ctx.options, h, reserve, dh, dfinal_state, wanted)
         return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
 
 

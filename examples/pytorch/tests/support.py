@@ -4,7 +4,6 @@
 import torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-NAMES = ["x", "w_ih", "w_hh", "b_ih", "b_hh", "h0"]
 
 
 def assert_close(actual, expected, terms):

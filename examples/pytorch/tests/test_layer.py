@@ -153,6 +153,24 @@ def test_steps_are_the_whole_sequence(batch_first):
     assert_same_function(ours, ours, actual, ours(x, hx, episode_starts=starts), (x, hx))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_steps_of_16_bits_with_a_float32_state_are_the_whole_sequence(dtype):
+    ours = gru_torch.GRU(INPUTS, UNITS, dtype=dtype)
+    x = torch.randn(STEPS, BATCH, INPUTS, dtype=dtype)
+    hx = torch.randn(1, BATCH, UNITS, requires_grad=True)
+    outputs, state = [], hx
+    for step_x in x:
+        output, state = ours.step(step_x, state)
+        outputs.append(output)
+    expected, h_n = ours(x, hx)
+    assert state.dtype == torch.float32
+    assert_close(state, h_n, TERMS)
+    assert_close(torch.stack(outputs), expected, 1)
+    (actual,) = torch.autograd.grad(state.sum(), hx)
+    (gradient,) = torch.autograd.grad(h_n.sum(), hx)
+    assert_close(actual.to(dtype), gradient, TERMS)  # a sequence's backward reads h of 16 bits
+
+
 def test_what_is_no_single_step_raises_value_error():
     x = torch.zeros(BATCH, INPUTS)
     with pytest.raises(ValueError, match="bidirectional"):

@@ -157,19 +157,25 @@ def op_arguments(options, keep_reserve, dtype=torch.float32):
     return (*tensors, *rates, reset_after, reverse, False, keep_reserve)
 
 
-@pytest.mark.parametrize("keep_reserve", [True, False])
-def test_opcheck(options, keep_reserve):
-    arguments = op_arguments(options, keep_reserve)
+def check_ops(arguments, reserve_values):
     torch.library.opcheck(torch.ops.gru_torch.forward, arguments)
     h, final_state, reserve = torch.ops.gru_torch.forward(*arguments)
-    assert reserve.numel() == (6 * 3 * 4 * 5 if keep_reserve else 0)
-    for wanted in ([True] * 6, [False, True] * 3):
-        torch.library.opcheck(
-            torch.ops.gru_torch.backward,
-            (*arguments, h, reserve, torch.ones_like(h), torch.ones_like(final_state), wanted),
-        )
-    incoming = (h, reserve, None, torch.ones_like(final_state), [True] * 6)
-    torch.library.opcheck(torch.ops.gru_torch.backward, (*arguments, *incoming))
+    assert reserve.numel() == reserve_values
+    ones = torch.ones_like(final_state)
+    for dh, wanted in ((torch.ones_like(h), [True] * 6), (None, [False, True] * 3)):
+        incoming = (h, reserve, dh, ones, wanted)
+        torch.library.opcheck(torch.ops.gru_torch.backward, (*arguments, *incoming))
+
+
+@pytest.mark.parametrize("keep_reserve", [True, False])
+def test_opcheck(options, keep_reserve):
+    check_ops(op_arguments(options, keep_reserve), 6 * 3 * 4 * 5 if keep_reserve else 0)
+
+
+def test_opcheck_with_a_float32_state_of_16_bits():
+    arguments = list(op_arguments({}, True, torch.bfloat16))
+    arguments[5] = arguments[5].float()  # h0
+    check_ops(tuple(arguments), 6 * 3 * 4 * 5)
 
 
 def test_second_derivatives_raise():

@@ -77,7 +77,7 @@ class GRU(nn.RNNBase):
           input: [T, N, C], or [N, T, C] where batch_first, or [T, C] without a batch, or
             a PackedSequence; output is one too then.
           hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
-            zeros.
+            zeros. It may be of float32 in a layer of 16 bits; then h_n is too.
           lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device.
           episode_starts: bool, as input without its last dimension: no state passes into a step
             that is marked.
@@ -102,7 +102,8 @@ class GRU(nn.RNNBase):
 
         Args:
           input: [N, C].
-          hx: [layers, N, H], or None for zeros.
+          hx: [layers, N, H], or None for zeros. Of float32 in a layer of 16 bits, it is carried as
+            exactly as within a sequence.
           episode_starts: [N] bool: no state passes into the step where it is set.
           generator: as forward's.
 

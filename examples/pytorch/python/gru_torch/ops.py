@@ -36,7 +36,8 @@ def gru(
       w_ih: [3H, C], gates in the order r, z, n, of x's type as all that follow.
       w_hh: [3H, H].
       b_ih, b_hh: [3H], or None for zeros.
-      h0: [N, H], or None for zeros.
+      h0: [N, H], or None for zeros. It may be of float32 where x is of 16 bits; the final state is
+        then too, and single steps carry what the whole sequence does.
       lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device.
       episode_starts: bool, as x without its last dimension, or None: no state passes into a step
         that is marked.
@@ -143,7 +144,8 @@ def _forward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed
     batch = first if batch_first else second
     # The closed formula of gru::reserve_values.
     reserve = first * second * 4 * units if keep_reserve else 0
-    return x.new_empty(first, second, units), x.new_empty(batch, units), x.new_empty(reserve)
+    final_state = (x if h0 is None else h0).new_empty(batch, units)
+    return x.new_empty(first, second, units), final_state, x.new_empty(reserve)
 
 
 @torch.library.register_fake("gru_torch::backward")
@@ -153,6 +155,8 @@ def _backward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, see
     batch = x.shape[0 if batch_first else 1]
     gates = (3 * units,)
     shapes = (x.shape, w_ih.shape, w_hh.shape, gates, gates, (batch, units))
+    types = (x.dtype,) * 5 + (x.dtype if h0 is None else h0.dtype,)
     return tuple(
-        x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
+        x.new_empty(shape if want else (0,), dtype=dtype)
+        for shape, dtype, want in zip(shapes, types, wanted, strict=True)
     )

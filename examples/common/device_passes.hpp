@@ -3,9 +3,6 @@
 
 #include "launch.hpp"
 
-// Not cublas_v2.h: files without CUDA include this header too.
-struct cublasContext;
-
 /// One function a type and pass, each in a file of its own, made from device_*.in.
 namespace gru::adapter::device {
 

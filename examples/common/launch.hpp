@@ -8,6 +8,9 @@
 #include <gru/problem.hpp>
 #include <gru/random.hpp>
 
+// Not cublas_v2.h: files without CUDA include this header too.
+struct cublasContext;
+
 /// The passes as plain functions, for framework adapters: untyped pointers and a type tag instead
 /// of templates, so that a framework's headers, CUDA's and Eigen's never meet in one file.
 ///
@@ -81,14 +84,16 @@ void backward(Type, Problem const&, Weights const&, Inputs const&, BackwardInput
 
 }  // namespace host
 
-/// On the GPU that is current; the passes are enqueued on the stream, nothing is waited for. Each
-/// thread has a cuBLAS handle of its own for each device. Throws Unsupported for a type that was
-/// left out of GRU_ADAPTER_TYPES.
+/// On the GPU that is current; the passes are enqueued on the stream, nothing is waited for. Throws
+/// Unsupported for a type that was left out of GRU_ADAPTER_TYPES.
 namespace device {
 
 struct Place {
   void* stream = nullptr;  ///< A cudaStream_t.
   Allocate allocate;
+  /// The framework's cublasHandle_t for the GPU; null for a handle of this library's own, one for
+  /// each thread and device.
+  cublasContext* blas = nullptr;
 };
 
 void forward(Type, Problem const&, Weights const&, Inputs const&, ForwardOutputs const&,

@@ -35,7 +35,7 @@ struct Kernels {
       p.keep_for_backward = keep_reserve;
       at::TensorOptions const options = x.options();
       at::Tensor h = at::empty(layer.sequence_shape(p.hidden_size), options);
-      at::Tensor final_state = at::empty(layer.state_shape(), options);
+      at::Tensor final_state = at::empty(layer.state_shape(), options.dtype(layer.state_type()));
       at::Tensor reserve = at::empty({gru::reserve_values(p)}, options);
       gru::adapter::ForwardOutputs outputs;
       outputs.h = h.data_ptr();
@@ -70,20 +70,22 @@ struct Kernels {
       at::Tensor const used_h = layer.checked("h", h, sequence);
       at::Tensor const used_reserve = layer.checked("reserve", reserve, {gru::reserve_values(p)});
       OptionalTensor const used_dh = layer.checked("dh", dh, sequence);
-      OptionalTensor const used_dfinal_state = layer.checked("dfinal_state", dfinal_state, state);
+      OptionalTensor const used_dfinal_state =
+          layer.checked("dfinal_state", dfinal_state, state, layer.state_type());
       gru::adapter::BackwardInputs const incoming{
           used_h.const_data_ptr(), keep_reserve ? used_reserve.const_data_ptr() : nullptr,
           data_of(used_dh), data_of(used_dfinal_state)};
 
-      auto const gradient = [&](int index, at::IntArrayRef shape) {
-        return at::empty(wanted[index] ? shape : at::IntArrayRef{0}, x.options());
+      auto const gradient = [&](int index, at::IntArrayRef shape, at::ScalarType type) {
+        return at::empty(wanted[index] ? shape : at::IntArrayRef{0}, x.options().dtype(type));
       };
-      at::Tensor dx = gradient(0, layer.sequence_shape(p.input_size));
-      at::Tensor dw_ih = gradient(1, layer.weight_shape(p.input_size));
-      at::Tensor dw_hh = gradient(2, layer.weight_shape(p.hidden_size));
-      at::Tensor db_ih = gradient(3, {3 * p.hidden_size});
-      at::Tensor db_hh = gradient(4, {3 * p.hidden_size});
-      at::Tensor dh0 = gradient(5, state);
+      at::ScalarType const type = x.scalar_type();
+      at::Tensor dx = gradient(0, layer.sequence_shape(p.input_size), type);
+      at::Tensor dw_ih = gradient(1, layer.weight_shape(p.input_size), type);
+      at::Tensor dw_hh = gradient(2, layer.weight_shape(p.hidden_size), type);
+      at::Tensor db_ih = gradient(3, {3 * p.hidden_size}, type);
+      at::Tensor db_hh = gradient(4, {3 * p.hidden_size}, type);
+      at::Tensor dh0 = gradient(5, state, layer.state_type());
       auto const target = [&](int index, at::Tensor const& tensor) {
         return wanted[index] ? tensor.data_ptr() : nullptr;
       };

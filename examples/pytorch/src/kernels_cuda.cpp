@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The CUDA kernels of both ops: gru's passes on the current stream of x's device.
+// The CUDA kernels of both ops: gru's passes on the current stream of x's device, with PyTorch's
+// cuBLAS handle and memory.
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "kernels.hpp"
@@ -15,7 +16,8 @@ class Cuda {
   explicit Cuda(at::Tensor const& x) : guard_{x.device()} {}
 
   gru::adapter::device::Place place(gru::adapter::Allocate allocate) const {
-    return {c10::cuda::getCurrentCUDAStream().stream(), std::move(allocate)};
+    return {at::cuda::getCurrentCUDAStream().stream(), std::move(allocate),
+            at::cuda::getCurrentCUDABlasHandle()};
   }
 
   static constexpr auto forward = gru::adapter::device::forward;

@@ -122,6 +122,11 @@ class Layer {
     return inputs;
   }
 
+  /// The type of h0, the final state and their gradients: x's, or float32 where h0 is of that.
+  at::ScalarType state_type() const {
+    return problem_.state_type == gru::StateType::kFloat ? at::kFloat : tensors_.x.scalar_type();
+  }
+
   std::array<std::int64_t, 3> sequence_shape(std::int64_t width) const {
     return {tensors_.x.size(0), tensors_.x.size(1), width};
   }
@@ -142,6 +147,10 @@ class Layer {
     p.direction = tensors_.reverse ? gru::Direction::kReverse : gru::Direction::kForward;
     p.layout = tensors_.batch_first ? gru::Layout::kBatchMajor : gru::Layout::kTimeMajor;
     p.weight_format = gru::WeightFormat::pytorch();
+    bool const has_16_bits = x.element_size() == 2;
+    if (has_16_bits && tensors_.h0 && tensors_.h0->scalar_type() == at::kFloat) {
+      p.state_type = gru::StateType::kFloat;
+    }
     p.lengths = tensors_.lengths.has_value();
     p.episode_starts = tensors_.episode_starts.has_value();
     p.zoneout.rate = tensors_.zoneout;
@@ -157,7 +166,7 @@ class Layer {
     tensors_.w_hh = checked("w_hh", tensors_.w_hh, weight_shape(p.hidden_size));
     tensors_.b_ih = checked("b_ih", tensors_.b_ih, {3 * p.hidden_size});
     tensors_.b_hh = checked("b_hh", tensors_.b_hh, {3 * p.hidden_size});
-    tensors_.h0 = checked("h0", tensors_.h0, state_shape());
+    tensors_.h0 = checked("h0", tensors_.h0, state_shape(), state_type());
     tensors_.lengths = checked("lengths", tensors_.lengths, {p.batch}, at::kInt);
     tensors_.episode_starts = checked("episode_starts", tensors_.episode_starts,
                                       {tensors_.x.size(0), tensors_.x.size(1)}, at::kBool);

@@ -32,7 +32,7 @@ def _pick(words, which, rate):
     """1 where the element's word keeps it, else 0."""
     which = np.broadcast_to(which, words.shape[:-1])[..., None]
     kept = np.take_along_axis(words, which, axis=-1)[..., 0] >= np.uint64(np.floor(rate * 2.0**32))
-    return torch.from_numpy(kept.astype(np.float64))
+    return torch.tensor(kept, dtype=torch.float64)
 
 
 def zoneout_mask(seed, steps, batch, units, rate):

@@ -4,7 +4,6 @@
 import torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-NAMES = ["x", "w_ih", "w_hh", "b_ih", "b_hh", "h0"]
 
 
 def assert_close(actual, expected, terms):
@@ -19,7 +18,7 @@ def assert_close(actual, expected, terms):
 
 def make_layer(steps=6, batch=3, inputs=4, units=5, dtype=torch.float64, seed=1):
     """The op's tensors by name, with random values that dtype can hold, as float64 leaves."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def draw(*shape, scale=0.5):
         values = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
@@ -33,6 +32,12 @@ def make_layer(steps=6, batch=3, inputs=4, units=5, dtype=torch.float64, seed=1)
         "b_hh": draw(3 * units),
         "h0": draw(batch, units),
     }
+
+
+def on_device(options):
+    """`options` with their tensors on the device of the test."""
+    device = torch.get_default_device()
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
 
 
 def as_leaves(tensors, dtype):

@@ -5,6 +5,7 @@ lacks."""
 import copy
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import oracle
 import pytest
@@ -93,7 +94,7 @@ def test_lengths_are_what_a_packed_sequence_is_to_nn_gru(shape, dtype):
     x, hx = draw_inputs(ours)
     lengths = torch.tensor([4, 7, 1], dtype=dtype)
     batch_first = ours.batch_first
-    packed = pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False)
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first, enforce_sorted=False)
     output, h_n = theirs(packed, hx)
     output, _ = pad_packed_sequence(output, batch_first=batch_first, total_length=STEPS)
     actual = ours(x, hx, lengths=lengths)
@@ -119,7 +120,7 @@ def test_packed_sequences_are_those_of_nn_gru(shape, lengths):
 
 
 def test_packed_sequences_bring_their_lengths():
-    packed = pack_padded_sequence(torch.zeros(7, 3, 4), torch.tensor([7, 5, 2]))
+    packed = pack_padded_sequence(torch.zeros(7, 3, 4), [7, 5, 2])
     for options in ({"lengths": torch.ones(3)}, {"episode_starts": torch.zeros(7, 3).bool()}):
         with pytest.raises(ValueError, match="neither lengths nor episode_starts"):
             gru_torch.GRU(INPUTS, UNITS)(packed, **options)
@@ -138,12 +139,53 @@ def test_episode_starts_are_runs_of_nn_gru_from_start_to_start():
     assert_same_function(ours, theirs, actual, expected, (x, hx))
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_steps_are_the_whole_sequence(batch_first):
+    ours, _ = pair({"num_layers": 2, "batch_first": batch_first})
+    x, hx = draw_inputs(ours)
+    starts = torch.rand(x.shape[:2]) < 0.2
+    time = 1 if batch_first else 0
+    outputs, state = [], hx
+    for step_x, step_starts in zip(x.unbind(time), starts.unbind(time), strict=True):
+        output, state = ours.step(step_x, state, episode_starts=step_starts)
+        outputs.append(output)
+    actual = (torch.stack(outputs, time), state)
+    assert_same_function(ours, ours, actual, ours(x, hx, episode_starts=starts), (x, hx))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_steps_of_16_bits_with_a_float32_state_are_the_whole_sequence(dtype):
+    ours = gru_torch.GRU(INPUTS, UNITS, dtype=dtype)
+    x = torch.randn(STEPS, BATCH, INPUTS, dtype=dtype)
+    hx = torch.randn(1, BATCH, UNITS, requires_grad=True)
+    outputs, state = [], hx
+    for step_x in x:
+        output, state = ours.step(step_x, state)
+        outputs.append(output)
+    expected, h_n = ours(x, hx)
+    assert state.dtype == torch.float32
+    assert_close(state, h_n, TERMS)
+    assert_close(torch.stack(outputs), expected, 1)
+    (actual,) = torch.autograd.grad(state.sum(), hx)
+    (gradient,) = torch.autograd.grad(h_n.sum(), hx)
+    assert_close(actual.to(dtype), gradient, TERMS)  # a sequence's backward reads h of 16 bits
+
+
+def test_what_is_no_single_step_raises_value_error():
+    x = torch.zeros(BATCH, INPUTS)
+    with pytest.raises(ValueError, match="bidirectional"):
+        gru_torch.GRU(INPUTS, UNITS, bidirectional=True).step(x)
+    with pytest.raises(ValueError, match="3 dimensions"):
+        gru_torch.GRU(INPUTS, UNITS).step(x[None])
+    with pytest.raises(ValueError, match="episode_starts has shape"):
+        gru_torch.GRU(INPUTS, UNITS).step(x, episode_starts=torch.zeros(2, dtype=torch.bool))
+
+
 def seeds_drawn(layer):
     """The seeds that the layer draws next, one for each layer and direction."""
-    state = torch.get_rng_state()
-    seeds = layer._seeds(layer.num_layers * (2 if layer.bidirectional else 1), "cpu", None)
-    torch.set_rng_state(state)
-    return seeds
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    with torch.random.fork_rng():
+        return layer._seeds(rows, torch.get_default_device(), None)
 
 
 RATES = [{"zoneout": 0.3}, {"dropconnect": 0.4}, {"recurrent_dropout": 0.2}]
@@ -202,7 +244,8 @@ def test_masks_follow_the_seed_and_the_generator():
         torch.manual_seed(seed)
         results.append(ours(x)[0])
     for seed in (1, 1, 2):
-        results.append(ours(x, generator=torch.Generator().manual_seed(seed))[0])
+        generator = torch.Generator(x.device).manual_seed(seed)
+        results.append(ours(x, generator=generator)[0])
     assert torch.equal(results[0], results[1]) and torch.equal(results[3], results[4])
     assert not torch.equal(results[0], results[2]) and not torch.equal(results[3], results[5])
     assert not torch.equal(ours(x)[0], ours(x)[0])
@@ -234,17 +277,63 @@ def test_copies_and_files_keep_the_function(shape):
     assert "zoneout=0.25" in repr(ours)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_layers_run_in_every_type(shape, dtype):
+@pytest.mark.parametrize("convert", ["half", "bfloat16", "float"])
+def test_layers_run_in_every_type(shape, convert):
     ours, _ = pair(shape)
     x, hx = draw_inputs(ours)
-    converted = copy.deepcopy(ours).to(dtype)
+    converted = getattr(copy.deepcopy(ours), convert)()
+    dtype = converted.weight_ih_l0.dtype
     ours.load_state_dict(converted.state_dict())
     low_x, low_hx = x.to(dtype), hx.to(dtype)
     actual = converted(low_x, low_hx)
     for a, e in zip(actual, ours(low_x.double(), low_hx.double()), strict=True):
         assert a.dtype == dtype
         assert_close(a, e, TERMS)
+
+
+def values_and_gradients(layer, x):
+    outputs = layer(x)
+    return [*outputs, *torch.autograd.grad(outputs[0].square().sum(), [x, *layer.parameters()])]
+
+
+def test_threads_do_not_disturb_each_other():
+    ours, _ = pair({"num_layers": 2, "bidirectional": True})
+    inputs = [draw_inputs(ours)[0] for _ in range(8)]
+    expected = [values_and_gradients(ours, x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        actual = list(pool.map(values_and_gradients, [ours] * len(inputs), inputs))
+    for a, e in zip(actual, expected, strict=True):
+        assert all(map(torch.equal, a, e))
+
+
+def test_deterministic_mode_changes_nothing():
+    """PyTorch fills new memory with NaN in this mode: nothing is read before it is written."""
+    ours, _ = pair({"num_layers": 2, "bidirectional": True}, zoneout=0.2)
+    ours.eval()
+    x, _ = draw_inputs(ours)
+    expected = values_and_gradients(ours, x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        actual = values_and_gradients(ours, x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("steps, batch", [(STEPS, 0), (0, BATCH)])
+def test_there_may_be_no_samples_and_no_steps(steps, batch):
+    ours, _ = pair({"num_layers": 2, "bidirectional": True})
+    hx = torch.randn(4, batch, UNITS, dtype=torch.float64)
+    output, h_n = ours(torch.zeros(steps, batch, INPUTS, dtype=torch.float64), hx)
+    assert output.shape == (steps, batch, 2 * UNITS)
+    assert h_n.shape == hx.shape
+    assert steps > 0 or torch.equal(h_n, hx)
+
+
+def test_the_meta_device_gives_shapes(shape):
+    ours, theirs = (layer.to("meta") for layer in pair(shape))
+    x = torch.zeros(STEPS, BATCH, INPUTS, dtype=torch.float64, device="meta")
+    assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
 
 
 def test_functional_call_parametrizations_and_tied_weights():
@@ -289,7 +378,8 @@ def test_frozen_parameters_get_no_gradient():
         ((torch.zeros(7, 3, 4).double(),), {}, "w_ih is of type"),
     ],
 )
-def test_bad_inputs_raise_value_error(arguments, options, message):
+def test_bad_inputs_raise_value_error(arguments, options, message, device):
+    arguments = [argument.to(device) for argument in arguments]
     with pytest.raises(ValueError, match=message):
         gru_torch.GRU(INPUTS, UNITS)(*arguments, **options)
 

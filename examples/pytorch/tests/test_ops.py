@@ -4,7 +4,7 @@
 import oracle
 import pytest
 import torch
-from support import DTYPES, as_leaves, assert_close, gradients_of, make_layer, terms_of
+from support import DTYPES, as_leaves, assert_close, gradients_of, make_layer, on_device, terms_of
 
 from gru_torch import ops
 
@@ -36,7 +36,7 @@ OPTIONS = {
 
 @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS.keys())
 def options(request):
-    return request.param
+    return on_device(request.param)
 
 
 def batch_major(tensors, options):
@@ -124,7 +124,7 @@ def test_there_may_be_no_steps_and_no_samples(steps, batch):
     options = {
         "lengths": torch.zeros(batch, dtype=torch.int32),
         "episode_starts": torch.zeros(steps, batch, dtype=torch.bool),
-        "seed": SEED,
+        "seed": torch.tensor([1, 2]),
         "zoneout": 0.5,
     }
     h, final_state = ops.gru(**leaves, **options)
@@ -157,19 +157,25 @@ def op_arguments(options, keep_reserve, dtype=torch.float32):
     return (*tensors, *rates, reset_after, reverse, False, keep_reserve)
 
 
-@pytest.mark.parametrize("keep_reserve", [True, False])
-def test_opcheck(options, keep_reserve):
-    arguments = op_arguments(options, keep_reserve)
+def check_ops(arguments, reserve_values):
     torch.library.opcheck(torch.ops.gru_torch.forward, arguments)
     h, final_state, reserve = torch.ops.gru_torch.forward(*arguments)
-    assert reserve.numel() == (6 * 3 * 4 * 5 if keep_reserve else 0)
-    for wanted in ([True] * 6, [False, True] * 3):
-        torch.library.opcheck(
-            torch.ops.gru_torch.backward,
-            (*arguments, h, reserve, torch.ones_like(h), torch.ones_like(final_state), wanted),
-        )
-    incoming = (h, reserve, None, torch.ones_like(final_state), [True] * 6)
-    torch.library.opcheck(torch.ops.gru_torch.backward, (*arguments, *incoming))
+    assert reserve.numel() == reserve_values
+    ones = torch.ones_like(final_state)
+    for dh, wanted in ((torch.ones_like(h), [True] * 6), (None, [False, True] * 3)):
+        incoming = (h, reserve, dh, ones, wanted)
+        torch.library.opcheck(torch.ops.gru_torch.backward, (*arguments, *incoming))
+
+
+@pytest.mark.parametrize("keep_reserve", [True, False])
+def test_opcheck(options, keep_reserve):
+    check_ops(op_arguments(options, keep_reserve), 6 * 3 * 4 * 5 if keep_reserve else 0)
+
+
+def test_opcheck_with_a_float32_state_of_16_bits():
+    arguments = list(op_arguments({}, True, torch.bfloat16))
+    arguments[5] = arguments[5].float()  # h0
+    check_ops(tuple(arguments), 6 * 3 * 4 * 5)
 
 
 def test_second_derivatives_raise():
@@ -215,8 +221,7 @@ def test_torch_func_grad(options):
 def test_torch_vmap_and_gradients_of_each_sample():
     layers = [tuple(v.detach() for v in make_layer(seed=seed).values()) for seed in (1, 2, 3)]
     stacked = tuple(torch.stack(tensors) for tensors in zip(*layers, strict=True))
-    options = {"lengths": torch.tensor([6, 0, 3], dtype=torch.int32), "zoneout": 0.2, "seed": SEED}
-    loss = loss_of(options)
+    loss = loss_of(on_device({**OPTIONS["lengths"], **OPTIONS["zoneout"]}))
     torch.testing.assert_close(
         torch.vmap(loss)(*stacked), torch.stack([loss(*layer) for layer in layers])
     )
@@ -277,7 +282,7 @@ def test_the_number_of_threads_changes_no_bit():
 def test_bad_inputs_raise_value_error(change, message):
     tensors = as_leaves(make_layer(), torch.float32)
     with pytest.raises(ValueError, match=message):
-        ops.gru(**{**tensors, **change})
+        ops.gru(**{**tensors, **on_device(change)})
 
 
 def test_types_that_there_are_not_raise_type_error():

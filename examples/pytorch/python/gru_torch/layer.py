@@ -77,7 +77,7 @@ class GRU(nn.RNNBase):
           input: [T, N, C], or [N, T, C] where batch_first, or [T, C] without a batch, or
             a PackedSequence; output is one too then.
           hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
-            zeros.
+            zeros. It may be of float32 in a layer of 16 bits; then h_n is too.
           lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device.
           episode_starts: bool, as input without its last dimension: no state passes into a step
             that is marked.
@@ -96,6 +96,28 @@ class GRU(nn.RNNBase):
         if input.dim() != 3:
             raise ValueError(f"input has {input.dim()} dimensions, must have 2 or 3")
         return self._run(input, hx, lengths, episode_starts, generator)
+
+    def step(self, input, hx=None, *, episode_starts=None, generator=None):
+        """Runs a single step, as policies do that act. It may be captured in a torch.cuda.graph.
+
+        Args:
+          input: [N, C].
+          hx: [layers, N, H], or None for zeros. Of float32 in a layer of 16 bits, it is carried as
+            exactly as within a sequence.
+          episode_starts: [N] bool: no state passes into the step where it is set.
+          generator: as forward's.
+
+        Returns:
+          (output, h_n): [N, H], the last layer's, and [layers, N, H], the next step's hx.
+        """
+        if self.bidirectional:
+            raise ValueError("a bidirectional layer has no single step")
+        if input.dim() != 2:
+            raise ValueError(f"input has {input.dim()} dimensions, must have 2")
+        time = 1 if self.batch_first else 0
+        starts = None if episode_starts is None else episode_starts.unsqueeze(time)
+        output, h_n = self._run(input.unsqueeze(time), hx, None, starts, generator)
+        return output.squeeze(time), h_n
 
     def _run_packed(self, packed, hx, generator):
         padded, lengths = pad_packed_sequence(packed, self.batch_first)
@@ -171,9 +193,7 @@ class GRU(nn.RNNBase):
         """What the masks of each layer and direction are drawn from, or None where none is."""
         if not self.training or not (self.zoneout or self.dropconnect or self.recurrent_dropout):
             return None
-        return torch.randint(
-            _INT64.min, _INT64.max, (rows, 2), generator=generator, device=device
-        )
+        return torch.randint(_INT64.min, _INT64.max, (rows, 2), generator=generator, device=device)
 
     def flatten_parameters(self):
         """Does nothing: the weights are read where they lie."""

@@ -36,7 +36,8 @@ def gru(
       w_ih: [3H, C], gates in the order r, z, n, of x's type as all that follow.
       w_hh: [3H, H].
       b_ih, b_hh: [3H], or None for zeros.
-      h0: [N, H], or None for zeros.
+      h0: [N, H], or None for zeros. It may be of float32 where x is of 16 bits; the final state is
+        then too, and single steps carry what the whole sequence does.
       lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device.
       episode_starts: bool, as x without its last dimension, or None: no state passes into a step
         that is marked.
@@ -57,18 +58,29 @@ def gru(
     if lengths is not None and lengths.dtype == torch.int64:
         # Before the cast, in which a value beyond int32 would wrap around.
         lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)
-    tensors = (x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed)
+    tensors = _autocast(x, w_ih, w_hh, b_ih, b_hh, h0)
     needs_gradient = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors[:_DIFFERENTIABLE]
+        tensor is not None and tensor.requires_grad for tensor in tensors
     )
     # Where a gradient is wanted all the same (under torch.vmap this cannot be seen), the backward
     # pass computes the gates again.
     keep_reserve = needs_gradient and not recompute
     rates = (zoneout, dropconnect, recurrent_dropout)
-    h, final_state, _ = _Gru.apply(
-        *tensors, *rates, reset_after, reverse, batch_first, keep_reserve
-    )
+    options = (*rates, reset_after, reverse, batch_first, keep_reserve)
+    h, final_state, _ = _Gru.apply(*tensors, lengths, episode_starts, seed, options)
     return h, final_state
+
+
+def _autocast(*tensors):
+    """The tensors in the type of the autocast that is in force on a GPU; float64 is left alone, as
+    by nn.GRU."""
+    if tensors[0].device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cuda")
+    return tuple(
+        tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
+        for tensor in tensors
+    )
 
 
 # Both Functions name every argument: dynamo tells by their number that there is no ctx among them.
@@ -78,41 +90,9 @@ class _Gru(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        h0,
-        lengths,
-        episode_starts,
-        seed,
-        zoneout,
-        dropconnect,
-        recurrent_dropout,
-        reset_after,
-        reverse,
-        batch_first,
-        keep_reserve,
-    ):
+    def forward(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, options):
         return torch.ops.gru_torch.forward(
-            x,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            h0,
-            lengths,
-            episode_starts,
-            seed,
-            zoneout,
-            dropconnect,
-            recurrent_dropout,
-            reset_after,
-            reverse,
-            batch_first,
-            keep_reserve,
+            x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, *options
         )
 
     @staticmethod
@@ -121,18 +101,16 @@ class _Gru(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(reserve)
         ctx.save_for_backward(*inputs[:_TENSORS], h, reserve)
-        ctx.options = inputs[_TENSORS:]
+        ctx.options = inputs[_TENSORS]
 
     @staticmethod
     def backward(ctx, dh, dfinal_state, _):
-        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + len(ctx.options))
+        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + 1)
         if dh is None and dfinal_state is None:
             return (None,) * _DIFFERENTIABLE + nothing
         *tensors, h, reserve = ctx.saved_tensors
         wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
-        gradients = _GruBackward.apply(
-            *tensors, *ctx.options, h, reserve, dh, dfinal_state, wanted
-        )
+        gradients = _GruBackward.apply(*tensors, ctx.options, h, reserve, dh, dfinal_state, wanted)
         return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
 
 
@@ -141,51 +119,10 @@ class _GruBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        h0,
-        lengths,
-        episode_starts,
-        seed,
-        zoneout,
-        dropconnect,
-        recurrent_dropout,
-        reset_after,
-        reverse,
-        batch_first,
-        keep_reserve,
-        h,
-        reserve,
-        dh,
-        dfinal_state,
-        wanted,
+        x, w_ih, w_hh, b_ih, b_hh, h0, lengths, starts, seed, options, h, reserve, dh, dh_n, wanted
     ):
-        return torch.ops.gru_torch.backward(
-            x,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            h0,
-            lengths,
-            episode_starts,
-            seed,
-            zoneout,
-            dropconnect,
-            recurrent_dropout,
-            reset_after,
-            reverse,
-            batch_first,
-            keep_reserve,
-            h,
-            reserve,
-            dh,
-            dfinal_state,
-            wanted,
-        )
+        layer = (x, w_ih, w_hh, b_ih, b_hh, h0, lengths, starts, seed, *options)
+        return torch.ops.gru_torch.backward(*layer, h, reserve, dh, dh_n, wanted)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -207,7 +144,8 @@ def _forward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed
     batch = first if batch_first else second
     # The closed formula of gru::reserve_values.
     reserve = first * second * 4 * units if keep_reserve else 0
-    return x.new_empty(first, second, units), x.new_empty(batch, units), x.new_empty(reserve)
+    final_state = (x if h0 is None else h0).new_empty(batch, units)
+    return x.new_empty(first, second, units), final_state, x.new_empty(reserve)
 
 
 @torch.library.register_fake("gru_torch::backward")
@@ -217,6 +155,8 @@ def _backward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, see
     batch = x.shape[0 if batch_first else 1]
     gates = (3 * units,)
     shapes = (x.shape, w_ih.shape, w_hh.shape, gates, gates, (batch, units))
+    types = (x.dtype,) * 5 + (x.dtype if h0 is None else h0.dtype,)
     return tuple(
-        x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
+        x.new_empty(shape if want else (0,), dtype=dtype)
+        for shape, dtype, want in zip(shapes, types, wanted, strict=True)
     )

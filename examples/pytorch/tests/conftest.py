@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test runs on the CPU, and again on the GPU where there is one."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, params=["cpu", *["cuda"] * torch.cuda.is_available()])
+def device(request):
+    """The device of the test, on which new tensors are made."""
+    torch.manual_seed(20261123)
+    with torch.device(request.param) as device:
+        yield device

@@ -2,9 +2,6 @@
 """One layer against a scan over steps, in every option."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -188,44 +185,3 @@ def test_bad_arguments_are_value_errors(change, match):
     arguments = {"x": x, "params": params, "h0": h0, **change}
     with pytest.raises(ValueError, match=match):
         gru_jax.gru(**arguments)
-
-
-def test_shard_map_is_refused():
-    x, params, h0 = make_layer()
-    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.P(None, "batch", None)
-    body = lambda x: gru_jax.gru(x, params)[0]
-    with pytest.raises(NotImplementedError, match="shard_map"):
-        jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec)(x)
-
-
-SHARDED = """
-import jax, numpy as np
-import gru_jax
-from support import make_layer
-
-def gradient(*layer):
-    return jax.grad(lambda *a: sum(v.sum() for v in gru_jax.gru(*a)), (0, 1, 2))(*layer)
-
-layer = make_layer(batch=8, dtype="float32")
-expected = gradient(*layer)
-for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
-    mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
-    specs = (jax.P(None, "batch", None), jax.P(), jax.P("batch", None))
-    shardings = [jax.NamedSharding(mesh, spec) for spec in specs]
-    placed = [jax.device_put(v, s) for v, s in zip(layer, shardings)]
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(gradient)(*placed), expected)
-print("equal")
-"""
-
-
-def test_sharded_arguments_under_jit_give_the_same():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, "-c", SHARDED]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.stdout.strip() == "equal", run.stderr

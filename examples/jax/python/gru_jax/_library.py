@@ -3,6 +3,7 @@
 
 import ctypes
 import functools
+import importlib.util
 import os
 import pathlib
 import warnings
@@ -58,12 +59,22 @@ def _load(path, platform):
     return library
 
 
+def _load_cublas():
+    """Loads the cuBLAS that pip brought with JAX, if it did: the handlers and XLA share one, and
+    only JAX looks for it there."""
+    packages = importlib.util.find_spec("nvidia")
+    for folder in packages.submodule_search_locations if packages else ():
+        for library in pathlib.Path(folder).glob("cu*/lib/libcublas.so.13"):
+            ctypes.CDLL(str(library))
+
+
 def _load_cuda():
     """The library of the GPU handlers, or None where it was not built or does not load."""
     path = _FOLDER / "libgru_jax_cuda.so"
     if not path.exists():
         return None
     try:
+        _load_cublas()
         return _load(path, "CUDA")
     except OSError as error:
         warnings.warn(

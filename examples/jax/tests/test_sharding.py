@@ -21,9 +21,7 @@ SPECS = (X, P(), STATE)
 
 @pytest.fixture(params=[jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit], ids=str)
 def mesh(request):
-    mesh = jax.make_mesh(
-        (len(DEVICES),), ("batch",), axis_types=(request.param,), devices=DEVICES
-    )
+    mesh = jax.make_mesh((len(DEVICES),), ("batch",), axis_types=(request.param,), devices=DEVICES)
     with jax.set_mesh(mesh):
         yield mesh
 

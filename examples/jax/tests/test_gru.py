@@ -140,20 +140,37 @@ def _calls_in(function, *arguments):
     return jax.jit(function).lower(*arguments).as_text()
 
 
-def test_gradients_that_nobody_wants_cost_nothing():
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["", "jit", "remat"])
+def test_gradients_that_nobody_wants_cost_nothing(wrap):
     x, params, h0 = make_layer(steps=7)
-    inference = _calls_in(gru_jax.gru, x, params, h0)
+    layer = wrap(gru_jax.gru)
+    inference = _calls_in(layer, x, params, h0)
     assert "gru_jax_forward" in inference
     assert "7x3x20xf64" not in inference  # the reserve, [T, N, 4H]
-    only_x = _calls_in(jax.grad(lambda x: loss_of(gru_jax.gru(x, params, h0))), x)
+    only_x = _calls_in(jax.grad(lambda x: loss_of(layer(x, params, h0))), x)
     backward = next(l for l in only_x.splitlines() if "@gru_jax_backward" in l)
     results = backward.split("->")[-1]
     assert "7x3x4xf64" in results
     assert "4x15xf64" not in results and "5x15xf64" not in results
-    of_last = _calls_in(jax.grad(lambda x: loss_of(gru_jax.gru(x, params, h0)[1])), x)
+    of_last = _calls_in(jax.grad(lambda x: loss_of(layer(x, params, h0)[1])), x)
     backward = next(l for l in of_last.splitlines() if "@gru_jax_backward" in l)
     operands = backward.split(" : (")[-1].split("->")[0]
     assert operands.count("7x3x5xf64") == 1  # h, and no zeros for its gradient
+
+
+@pytest.mark.parametrize("serialized", [False, True])
+def test_exported_functions_run_and_have_gradients(serialized):
+    layer = make_layer()
+    options = {"zoneout": 0.3, "key": jax.random.key(3), "lengths": LENGTHS}
+    function = functools.partial(gru_jax.gru, **options)
+    calls = ("gru_jax_forward", "gru_jax_backward")
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in calls]
+    exported = jax.export.export(jax.jit(function), disabled_checks=checks)(*layer)
+    if serialized:
+        pytest.importorskip("flatbuffers")
+        exported = jax.export.deserialize(exported.serialize(vjp_order=1))
+    ours = value_and_gradients(exported.call, *layer)
+    assert_close(ours, value_and_gradients(function, *layer))
 
 
 def test_second_derivatives_and_forward_mode_raise():

@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from . import _calls
 
@@ -19,6 +20,9 @@ class Parameters(NamedTuple):
     recurrent_kernel: jax.Array  # [H, 3H]
     bias: Optional[jax.Array] = None  # [3H], None for zeros
     recurrent_bias: Optional[jax.Array] = None  # [3H], None for zeros
+
+
+export.register_namedtuple_serialization(Parameters, serialized_name="gru_jax.Parameters")
 
 
 def gru(

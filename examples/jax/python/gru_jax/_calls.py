@@ -59,6 +59,28 @@ def _sizes(options, operands):
     return steps, batch, operands.x.shape[2], operands.recurrent_kernel.shape[0]
 
 
+def varying_axes(value):
+    """The mesh axes of an enclosing shard_map that `value` differs over."""
+    return jax.typeof(value).manual_axis_type.varying
+
+
+def vary_over(axes, value):
+    """Makes a value that is the same on all devices of `axes` one of each device's own: then its
+    gradient is the sum of theirs."""
+    return jax.lax.pcast(value, tuple(axes - varying_axes(value)), to="varying")
+
+
+def _result(operands, shape, dtype):
+    """A call's result, of each device's own where the operands are."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.ShapeDtypeStruct(
+        shape,
+        dtype,
+        sharding=jax.NamedSharding(mesh, jax.P(*[None] * len(shape))),
+        manual_axis_type=jax.sharding.ManualAxisType(varying=varying_axes(operands.x)),
+    )
+
+
 def _scratch(options, operands, keep, is_backward):
     steps, batch, input_size, hidden_size = _sizes(options, operands)
     size = _library.scratch_bytes(
@@ -75,7 +97,7 @@ def _scratch(options, operands, keep, is_backward):
         keep_for_backward=keep,
         **dataclasses.asdict(options),
     )
-    return jax.ShapeDtypeStruct((size,), jnp.uint8)
+    return _result(operands, (size,), jnp.uint8)
 
 
 def _attributes(options, keep):
@@ -85,17 +107,17 @@ def _attributes(options, keep):
     }
 
 
-def _or_empty(value, dtype):
+def _or_empty(operands, value, dtype=None):
     """A handler takes shape [0] for an operand that is left out."""
-    return jnp.zeros((0,), dtype) if value is None else value
+    if value is not None:
+        return value
+    return vary_over(varying_axes(operands.x), jnp.zeros((0,), dtype or operands.x.dtype))
 
 
 def _flat(operands):
-    dtype = operands.x.dtype
-    types = operands._replace(lengths=jnp.int32, episode_starts=jnp.bool_, random=jnp.uint32)
+    types = {"lengths": jnp.int32, "episode_starts": jnp.bool_, "random": jnp.uint32}
     return [
-        _or_empty(value, other if name in ("lengths", "episode_starts", "random") else dtype)
-        for name, value, other in zip(operands._fields, operands, types, strict=True)
+        _or_empty(operands, value, types.get(name)) for name, value in operands._asdict().items()
     ]
 
 
@@ -103,9 +125,9 @@ def _call_forward(options, keep, operands):
     steps, batch, _, hidden_size = _sizes(options, operands)
     dtype = operands.x.dtype
     results = (
-        jax.ShapeDtypeStruct((*operands.x.shape[:2], hidden_size), dtype),
-        jax.ShapeDtypeStruct((batch, hidden_size), dtype),
-        jax.ShapeDtypeStruct((steps, batch, 4 * hidden_size) if keep else (0,), dtype),
+        _result(operands, (*operands.x.shape[:2], hidden_size), dtype),
+        _result(operands, (batch, hidden_size), dtype),
+        _result(operands, (steps, batch, 4 * hidden_size) if keep else (0,), dtype),
         _scratch(options, operands, keep, is_backward=False),
     )
     call = jax.ffi.ffi_call(_library.FORWARD, results)
@@ -114,15 +136,15 @@ def _call_forward(options, keep, operands):
 
 
 def _call_backward(options, wanted, operands, h, reserve, dh, dh_last):
-    dtype = operands.x.dtype
-    empty = jax.ShapeDtypeStruct((0,), dtype)
     results = [
-        jax.ShapeDtypeStruct(getattr(operands, name).shape, dtype) if name in wanted else empty
+        _result(
+            operands, getattr(operands, name).shape if name in wanted else (0,), operands.x.dtype
+        )
         for name in DIFFERENTIABLE
     ]
     results.append(_scratch(options, operands, True, is_backward=True))
     call = jax.ffi.ffi_call(_library.BACKWARD, results)
-    more = [h, reserve, _or_empty(dh, dtype), _or_empty(dh_last, dtype)]
+    more = [h, reserve, _or_empty(operands, dh), _or_empty(operands, dh_last)]
     *gradients, _ = call(*_flat(operands), *more, **_attributes(options, True))
     return {name: g for name, g in zip(DIFFERENTIABLE, gradients, strict=True) if name in wanted}
 

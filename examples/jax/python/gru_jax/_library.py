@@ -3,6 +3,8 @@
 
 import ctypes
 import functools
+import importlib.util
+import os
 import pathlib
 import warnings
 
@@ -13,7 +15,8 @@ BACKWARD = "gru_jax_backward"
 # gru::adapter::Type, in its order.
 _TYPES = ("float32", "float64", "float16", "bfloat16")
 _ERRORS = {-1: ValueError, -2: NotImplementedError, -3: RuntimeError}
-_HERE = pathlib.Path(__file__).parent
+# Beside this file where the package was installed.
+_FOLDER = pathlib.Path(os.environ.get("GRU_JAX_LIBRARIES", pathlib.Path(__file__).parent))
 
 
 class Layer(ctypes.Structure):
@@ -56,12 +59,22 @@ def _load(path, platform):
     return library
 
 
+def _load_cublas():
+    """Loads the cuBLAS that pip brought with JAX, if it did: the handlers and XLA share one, and
+    only JAX looks for it there."""
+    packages = importlib.util.find_spec("nvidia")
+    for folder in packages.submodule_search_locations if packages else ():
+        for library in pathlib.Path(folder).glob("cu*/lib/libcublas.so.13"):
+            ctypes.CDLL(str(library))
+
+
 def _load_cuda():
     """The library of the GPU handlers, or None where it was not built or does not load."""
-    path = _HERE / "libgru_jax_cuda.so"
+    path = _FOLDER / "libgru_jax_cuda.so"
     if not path.exists():
         return None
     try:
+        _load_cublas()
         return _load(path, "CUDA")
     except OSError as error:
         warnings.warn(
@@ -72,7 +85,7 @@ def _load_cuda():
         return None
 
 
-_cpu = _load(_HERE / "libgru_jax.so", "cpu")
+_cpu = _load(_FOLDER / "libgru_jax.so", "cpu")
 _cuda = _load_cuda()
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from . import _calls
 
@@ -19,6 +20,9 @@ class Parameters(NamedTuple):
     recurrent_kernel: jax.Array  # [H, 3H]
     bias: Optional[jax.Array] = None  # [3H], None for zeros
     recurrent_bias: Optional[jax.Array] = None  # [3H], None for zeros
+
+
+export.register_namedtuple_serialization(Parameters, serialized_name="gru_jax.Parameters")
 
 
 def gru(
@@ -66,7 +70,6 @@ def gru(
         dropconnect=_rate("dropconnect", dropconnect),
         recurrent_dropout=_rate("recurrent_dropout", recurrent_dropout),
     )
-    _refuse_shard_map()
     drops = any((options.zoneout, options.dropconnect, options.recurrent_dropout))
     x = jnp.asarray(x)
     if x.dtype.name not in _DTYPES:
@@ -86,7 +89,8 @@ def gru(
         random=jax.random.bits(key, (4,), jnp.uint32) if key is not None and drops else None,
     )
     _check_shapes(options, operands)
-    return _gru(options, operands)
+    _check_shardings(operands)
+    return _gru(options, _vary_alike(operands))
 
 
 def _rate(name, value):
@@ -144,10 +148,24 @@ def _check_shapes(options, operands):
             raise ValueError(f"{name} has shape {list(value.shape)}, must be {list(shape)}")
 
 
-def _refuse_shard_map():
-    """Inside shard_map the weights' gradients would be one shard's own."""
-    if jax.sharding.get_abstract_mesh().manual_axes:
-        raise NotImplementedError("gru_jax.gru does not run inside jax.shard_map or jax.pmap yet")
+def _check_shardings(operands):
+    """In a mesh of Explicit axes types name shardings, and a call has none to name."""
+    for name, value in operands._asdict().items():
+        if value is None:
+            continue
+        spec = jax.typeof(value).sharding.spec
+        if any(axis is not None for axis in spec):
+            raise ValueError(
+                f"{name} is sharded as {spec}, on Explicit axes: call gru inside jax.shard_map "
+                "over the batch, or jax.reshard the arguments first"
+            )
+
+
+def _vary_alike(operands):
+    """Inside shard_map, all operands as each device's own if any is."""
+    values = jax.tree.leaves(operands)
+    axes = frozenset().union(*(_calls.varying_axes(value) for value in values))
+    return jax.tree.map(functools.partial(_calls.vary_over, axes), operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times gru_jax.gru beside a lax.scan over steps, in turns, and prints a table.
+
+Both clear the state where an episode starts. The scan has its input product before it, as one; in
+float32 its products have that type's precision ("highest"), as ours have. "inference" computes h
+and h_last, "training" the gradients of x, the weights and h0 too. Each call is timed from Python.
+
+    python examples/jax/benchmark.py [--chart benchmark.svg] > benchmark.md
+
+The chart needs matplotlib.
+"""
+
+import argparse
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gru_jax
+
+
+def scan(x, params, h0, starts):
+    def step(state, inputs):
+        p, starts = inputs
+        state = jnp.where(starts[:, None], 0, state)
+        p_z, p_r, p_g = jnp.split(p, 3, axis=-1)
+        product = state @ params.recurrent_kernel + params.recurrent_bias
+        q_z, q_r, q_g = jnp.split(product, 3, axis=-1)
+        z, r = jax.nn.sigmoid(p_z + q_z), jax.nn.sigmoid(p_r + q_r)
+        state = z * state + (1 - z) * jnp.tanh(p_g + r * q_g)
+        return state, state
+
+    h_last, h = jax.lax.scan(step, h0, (x @ params.kernel + params.bias, starts))
+    return h, h_last
+
+
+def fused(x, params, h0, starts):
+    return gru_jax.gru(x, params, h0, episode_starts=starts)
+
+
+LAYERS = {"gru_jax.gru": fused, "lax.scan": scan}
+
+
+def training(layer):
+    """The outputs, and the gradients for given ones of h and h_last."""
+
+    def step(x, params, h0, starts, incoming):
+        outputs, pullback = jax.vjp(lambda *inputs: layer(*inputs, starts), x, params, h0)
+        return outputs, pullback(incoming)
+
+    return step
+
+
+def inference(layer):
+    return lambda x, params, h0, starts, incoming: layer(x, params, h0, starts)
+
+
+WORKS = {"inference": inference, "training": training}
+
+
+def inputs(steps, batch, units, dtype):
+    """A layer whose input is as wide as its state; an episode starts every 100 steps or so."""
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    normal = lambda *shape: jax.random.normal(next(keys), shape, dtype)
+    weights = lambda *shape: normal(*shape) * jnp.asarray(units**-0.5, dtype)
+    params = gru_jax.Parameters(
+        weights(units, 3 * units), weights(units, 3 * units), weights(3 * units), weights(3 * units)
+    )
+    starts = jax.random.bernoulli(next(keys), 0.01, (steps, batch))
+    incoming = normal(steps, batch, units), normal(batch, units)
+    return normal(steps, batch, units), params, jnp.zeros((batch, units), dtype), starts, incoming
+
+
+def median_milliseconds(functions, arguments, repeats):
+    """Of each function, called in turns."""
+    for function in functions:
+        jax.block_until_ready(function(*arguments))
+    times = np.empty((repeats, len(functions)))
+    for i, j in np.ndindex(*times.shape):
+        begin = time.perf_counter()
+        jax.block_until_ready(functions[j](*arguments))
+        times[i, j] = time.perf_counter() - begin
+    return 1e3 * np.median(times, axis=0)
+
+
+def draw(path, rows):
+    """How many times faster than the scan, over N; a panel for each type and work."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "gru", "svg.fonttype": "none"})
+    import matplotlib.pyplot as plt
+
+    panels = list(dict.fromkeys((dtype, work) for dtype, work, *_ in rows))
+    size = (3 * len(panels), 3.4)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    figure.set_layout_engine("constrained")
+    for panel, ax in zip(panels, axes[0], strict=True):
+        lines = {}
+        for dtype, work, steps, batch, units, ours, theirs in rows:
+            if (dtype, work) == panel:
+                lines.setdefault((steps, units), []).append((batch, theirs / ours))
+        for (steps, units), points in lines.items():
+            ax.plot(*zip(*points, strict=True), marker=".", label=f"T {steps}, H {units}")
+        ax.axhline(1, color="gray", linewidth=0.8)
+        ax.set(title=", ".join(panel), xlabel="N", xscale="log", yscale="log")
+    axes[0, 0].set_ylabel("times faster than lax.scan")
+    axes[0, -1].legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    numbers = dict(type=int, nargs="+")
+    parser.add_argument("--steps", **numbers, default=[16, 128, 1000])
+    parser.add_argument("--batch", **numbers, default=[32, 256, 4096])
+    parser.add_argument("--units", **numbers, default=[64, 256, 1024])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--chart", metavar="FILE")
+    settings = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+    device = jax.devices()[0].device_kind
+    print(f"{device}, JAX {jax.__version__}, C = H; median of {settings.repeats} calls, in ms\n")
+    print("| type | work | T | N | H | " + " | ".join(LAYERS) + " | times faster |")
+    print("|---|---" + "|---:" * (4 + len(LAYERS)) + "|")
+    rows = []
+    for dtype, work, steps, units, batch in itertools.product(
+        settings.dtypes, WORKS, settings.steps, settings.units, settings.batch
+    ):
+        if steps * batch * units > 2**29:  # a reserve of 8 GB in float32
+            continue
+        functions = [jax.jit(WORKS[work](layer)) for layer in LAYERS.values()]
+        arguments = inputs(steps, batch, units, dtype)
+        ours, theirs = median_milliseconds(functions, arguments, settings.repeats)
+        rows.append((dtype, work, steps, batch, units, ours, theirs))
+        case = f"{dtype} | {work} | {steps} | {batch} | {units}"
+        print(f"| {case} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |", flush=True)
+    if settings.chart:
+        draw(settings.chart, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -103,10 +103,9 @@ struct NewStateGradient {
 template <typename A>
 GRU_HOST_DEVICE NewStateGradient<A> new_state_backward(A a_z, A a_g, A s, A dc) {
   using std::tanh;
-  A const z = sigmoid(a_z);
-  A const one_minus_z = sigmoid(-a_z);
+  Sigmoids<A> const z = sigmoids(a_z);
   A const g = tanh(a_g);
-  return {dc * (s - g) * z * one_minus_z, dc * one_minus_z * (A(1) - g) * (A(1) + g), dc * z};
+  return {dc * (s - g) * z.on * z.off, dc * z.off * (A(1) - g) * (A(1) + g), dc * z.on};
 }
 
 /// Gradients that leave `reset_after`, beside those of z and p.g, which pass unchanged.
@@ -119,8 +118,8 @@ struct ResetAfterGradient {
 /// Backward of `reset_after`, given the gradient of the candidate's pre-activation.
 template <typename A>
 GRU_HOST_DEVICE ResetAfterGradient<A> reset_after_backward(A a_r, A q_g, A da_g) {
-  A const r = sigmoid(a_r);
-  return {da_g * q_g * r * sigmoid(-a_r), da_g * r};
+  Sigmoids<A> const r = sigmoids(a_r);
+  return {da_g * q_g * r.on * r.off, da_g * r.on};
 }
 
 /// Gradients that leave `reset_state`.
@@ -133,8 +132,8 @@ struct ResetStateGradient {
 /// Backward of `reset_state`, given the gradient of r * s.
 template <typename A>
 GRU_HOST_DEVICE ResetStateGradient<A> reset_state_backward(A a_r, A s, A du) {
-  A const r = sigmoid(a_r);
-  return {du * s * r * sigmoid(-a_r), du * r};
+  Sigmoids<A> const r = sigmoids(a_r);
+  return {du * s * r.on * r.off, du * r.on};
 }
 
 }  // namespace gru::cell

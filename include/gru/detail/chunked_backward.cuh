@@ -426,19 +426,15 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
   BackwardSteps<T> prepare_chunk(BackwardRun<T> const& run, Buffers const& buffers,
                                  Side const& side, std::size_t index) const {
     Problem const& p = problem_;
-    cudaStream_t const stream = run.execution.stream;
     BackwardChunk const& chunk = chunks_[index];
-    std::int64_t const rows = chunk.steps * p.batch;
-    launch_elementwise(entering_operand_kernel<T>, stream, rows, p.hidden_size, run.layer,
-                       run.entering, chunk.first_time, chunk.steps, side.operands);
+    copy_entering(run, run.layer, chunk, side.operands);
     BackwardSteps<T> steps;
     steps.chunk = chunk;
     steps.entering = side.operands;
     if (run.layer.masks.recurrent_dropout.on) {
       LayerView<T> unscaled = run.layer;
       unscaled.masks.recurrent_dropout.on = false;
-      launch_elementwise(entering_operand_kernel<T>, stream, rows, p.hidden_size, unscaled,
-                         run.entering, chunk.first_time, chunk.steps, buffers.entering);
+      copy_entering(run, unscaled, chunk, buffers.entering);
       steps.entering = buffers.entering;
     }
     steps.kept = side.gradients;
@@ -451,6 +447,19 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
       recompute(run, buffers, side, index);
     }
     return steps;
+  }
+
+  /// Enqueues the copy of the states that entered a chunk's steps, as they multiplied R.
+  void copy_entering(BackwardRun<T> const& run, LayerView<T> const& layer,
+                     BackwardChunk const& chunk, T* to) const {
+    constexpr std::int64_t kUnits = kCopiedUnits<T>;
+    EnteringState<T> const& from = run.entering;
+    bool const wide = problem_.hidden_size % kUnits == 0 && from.h_rows.step % kUnits == 0 &&
+                      from.h_rows.sample % kUnits == 0 &&
+                      reinterpret_cast<std::uintptr_t>(from.h) % 16 == 0;
+    launch_elementwise(entering_operand_kernel<T>, run.execution.stream,
+                       chunk.steps * problem_.batch, (problem_.hidden_size + kUnits - 1) / kUnits,
+                       layer, from, chunk.first_time, chunk.steps, wide, to);
   }
 
   std::int64_t reserve_offset(std::size_t index) const {

@@ -39,9 +39,9 @@ class FmaBackwardSource {
 
   /// Begins the copy of the step's words.
   __device__ void copy(std::uint32_t to) const {
-    std::byte const* const from[kValues] = {kept_ + pass_.gate[0],
-                                            kept_ + pass_.gate[1],
-                                            kept_ + pass_.gate[2],
+    std::byte const* const from[kValues] = {kept_ + pass_.block[0],
+                                            kept_ + pass_.block[1],
+                                            kept_ + pass_.block[2],
                                             kept_ + std::int64_t{3} * pass_.hidden * kBytes,
                                             entering_,
                                             dh_};

@@ -55,12 +55,12 @@ struct RecurrentBackward {
   std::uint32_t most_polls = 0;     // of one wait
 
   // Derived from the above, so that no step computes it: bytes from the row of a step to that of
-  // the next one done, and where the gates z, r, g begin in a row of 4H.
+  // the next one done, and where the blocks z, r, g and the fourth begin in a row of 4H.
   std::int64_t kept_step = 0;
   std::int64_t entering_step = 0;
   std::int64_t dh_step = 0;
   std::int64_t flags_step = 0;
-  int gate[3] = {};
+  int block[4] = {};
 
   void derive() {
     std::int64_t const N = batch;
@@ -71,8 +71,8 @@ struct RecurrentBackward {
     entering_step = sign * N * H * kBytes;
     dh_step = sign * dh_rows.step * kBytes;
     flags_step = sign * N * flags_pitch;
-    std::int64_t const positions[3] = {columns.z, columns.r, GateColumns::g};
-    for (int g = 0; g < 3; ++g) gate[g] = static_cast<int>(positions[g] * H * kBytes);
+    std::int64_t const positions[4] = {columns.z, columns.r, GateColumns::g, 3};
+    for (int b = 0; b < 4; ++b) block[b] = static_cast<int>(positions[b] * H * kBytes);
   }
 
   /// Where the chunk's first step done is among its rows.
@@ -128,9 +128,9 @@ class BackwardInputs {
         count_{unit + kUnits <= pass.hidden ? kUnits : 1} {
     std::int64_t const H = pass.hidden;
     std::int64_t const row = pass.first_step() * std::int64_t{pass.batch} + first_row;
-    kept_ = pass.kept + row * 4 * H + unit;
-    entering_ = pass.entering + row * H + unit;
-    dh_ = pass.dh + pass.dh_rows.at(pass.first_step(), first_row) + unit;
+    kept_ = bytes(pass.kept + row * 4 * H + unit);
+    entering_ = bytes(pass.entering + row * H + unit);
+    dh_ = bytes(pass.dh + pass.dh_rows.at(pass.first_step(), first_row) + unit);
     flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
     for (int i = 0; i < kStages - 1; ++i) fetch(i);
   }
@@ -138,17 +138,28 @@ class BackwardInputs {
   /// Begins the fetch of the chunk's i-th step done, the next one; every lane calls it in each
   /// step.
   __device__ void fetch(int i) {
-    if (i < pass_.steps) {
+    if (i < pass_.steps && tiles_ > 0 && first_row_ < pass_.batch) {
       std::byte* to = shared_ + i % kStages * stage_bytes_;
+      std::byte const* kept = kept_;
+      std::byte const* entering = entering_;
+      std::byte const* dh = dh_;
+      std::uint8_t const* flags = flags_;
+      int n = first_row_;
 #pragma unroll 1
-      for (int tile = 0; tile < tiles_; ++tile, to += kTileBytes) {
-        std::int64_t const rows = std::int64_t{tile} * kRowStride;
-        if (first_row_ + rows >= pass_.batch) break;
-        fetch_tile(to, rows);
+      for (int tile = 0;;) {
+        fetch_tile(to, kept, entering, dh, flags);
+        n += kRowStride;
+        if (++tile >= tiles_ || n >= pass_.batch) break;
+        constexpr std::int64_t kRows = kRowStride * static_cast<std::int64_t>(sizeof(T));
+        to += kTileBytes;
+        kept += kRows * 4 * pass_.hidden;
+        entering += kRows * pass_.hidden;
+        dh += kRows * pass_.dh_rows.sample;
+        flags += kRowStride * pass_.flags_pitch;
       }
-      advance(kept_, pass_.kept_step);
-      advance(entering_, pass_.entering_step);
-      advance(dh_, pass_.dh_step);
+      kept_ += pass_.kept_step;
+      entering_ += pass_.entering_step;
+      dh_ += pass_.dh_step;
       flags_ += pass_.flags_step;
     }
     ptx::commit_copies();
@@ -188,54 +199,53 @@ class BackwardInputs {
     T value[kUnits];
   };
 
-  static __device__ void advance(T const*& from, std::int64_t bytes) {
-    from = reinterpret_cast<T const*>(reinterpret_cast<std::byte const*>(from) + bytes);
+  static __device__ std::byte const* bytes(T const* values) {
+    return reinterpret_cast<std::byte const*>(values);
   }
 
-  __device__ void fetch_tile(std::byte* to, std::int64_t rows) const {
-    std::int64_t const H = pass_.hidden;
-    auto const* const row = reinterpret_cast<std::byte const*>(kept_ + rows * 4 * H);
-    T const* const from[kValues] = {reinterpret_cast<T const*>(row + pass_.gate[0]),
-                                    reinterpret_cast<T const*>(row + pass_.gate[1]),
-                                    reinterpret_cast<T const*>(row + pass_.gate[2]),
-                                    reinterpret_cast<T const*>(row) + 3 * H,
-                                    entering_ + rows * H,
-                                    dh_ + rows * pass_.dh_rows.sample};
-    int const values = pass_.dh != nullptr ? kValues : kValues - 1;
+  __device__ void fetch_tile(std::byte* to, std::byte const* kept, std::byte const* entering,
+                             std::byte const* dh, std::uint8_t const* flags) const {
+    std::byte const* const from[kValues] = {kept + pass_.block[0],
+                                            kept + pass_.block[1],
+                                            kept + pass_.block[2],
+                                            kept + pass_.block[3],
+                                            entering,
+                                            dh};
+    bool const has_dh = pass_.dh != nullptr;
     std::byte* const mine = to + lane_ * kLaneBytes;
     std::uint32_t const at = ptx::shared_address(mine);
     constexpr bool kCopiesLane = kLaneBytes >= 4;  // cp.async takes no fewer
     constexpr bool kCopiesUnit = sizeof(T) >= 4;
     if (kCopiesLane && (kUnits == 1 || pass_.wide_inputs)) {
+      constexpr int kBytes = kCopiesLane ? kLaneBytes : 4;
 #pragma unroll
-      for (int v = 0; v < kValues; ++v) {
-        if (v < values)
-          ptx::copy_async<kCopiesLane ? kLaneBytes : 4>(at + v * kValueBytes, from[v]);
-      }
+      for (int v = 0; v < 5; ++v) ptx::copy_async<kBytes>(at + v * kValueBytes, from[v]);
+      if (has_dh) ptx::copy_async<kBytes>(at + 5 * kValueBytes, from[5]);
     } else if (kCopiesUnit) {
 #pragma unroll
       for (int v = 0; v < kValues; ++v) {
-        for (int e = 0; v < values && e < count_; ++e) {
-          ptx::copy_async<4>(at + v * kValueBytes + 4 * e, from[v] + e);
+        if (v < 5 || has_dh) {
+          ptx::copy_async<4>(at + v * kValueBytes, from[v]);
+          if (count_ > 1) ptx::copy_async<4>(at + v * kValueBytes + 4, from[v] + 4);
         }
       }
     } else {
-      fetch_narrow(mine, from, values);
+      fetch_narrow(mine, from, has_dh ? 6 : 5);
     }
     if (pass_.flags != nullptr) {
-      ptx::copy_async<4>(ptx::shared_address(to) + kValues * kValueBytes + lane_ * 4,
-                         flags_ + rows * pass_.flags_pitch);
+      ptx::copy_async<4>(ptx::shared_address(to) + kValues * kValueBytes + lane_ * 4, flags);
     }
   }
 
   /// One by one, and waited for: values too narrow to be copied by themselves.
-  __device__ void fetch_narrow(std::byte* mine, T const* const (&from)[kValues], int values) const {
+  __device__ void fetch_narrow(std::byte* mine, std::byte const* const (&from)[kValues],
+                               int values) const {
     T loaded[kValues][kUnits];
 #pragma unroll
     for (int v = 0; v < kValues; ++v) {
 #pragma unroll
       for (int e = 0; e < kUnits; ++e) {
-        if (v < values && e < count_) loaded[v][e] = from[v][e];
+        if (v < values && e < count_) loaded[v][e] = reinterpret_cast<T const*>(from[v])[e];
       }
     }
 #pragma unroll
@@ -257,9 +267,9 @@ class BackwardInputs {
   int stage_bytes_;
   int flag_shift_;
   int count_;  // units of the lane that the layer has, if any
-  T const* kept_;
-  T const* entering_;
-  T const* dh_;
+  std::byte const* kept_;
+  std::byte const* entering_;
+  std::byte const* dh_;
   std::uint8_t const* flags_;
 };
 
@@ -284,8 +294,9 @@ struct BackwardResult {
 };
 
 /// A lane that finishes kUnits neighbouring units, from `unit` on, of the rows first_row +
-/// kRowStride * tile. V is the value type of the cell's formulas.
-template <typename T, int kUnits, int kRowStride, typename V = CloseFloat>
+/// kRowStride * tile. V is the value type of the cell's formulas; in 11 bits the gradient of a gate
+/// near saturation would be lost.
+template <typename T, int kUnits, int kRowStride, typename V = Approximate<22>>
 class BackwardLane {
  public:
   __device__ BackwardLane(RecurrentBackward<T> const& pass, int first_row, int unit)
@@ -401,17 +412,14 @@ class BackwardLane {
 
   /// Writes the gradients of the step, and adds them to the sums for the biases.
   __device__ void write(BackwardResult<kUnits> const& result, int tile) {
-    write_others(result, tile);
-    write_reset(result, tile);
+    write_blocks<0, 1, 2, 3>(result, tile);
   }
   /// Reset before, the same in two: all but the reset gate, and the reset gate.
   __device__ void write_others(BackwardResult<kUnits> const& result, int tile) {
-    write_block(0, tile, [&](int e) { return result.a[e].z; });
-    write_block(2, tile, [&](int e) { return result.a[e].g; });
-    write_block(3, tile, [&](int e) { return result.q_g[e]; });
+    write_blocks<0, 2, 3>(result, tile);
   }
   __device__ void write_reset(BackwardResult<kUnits> const& result, int tile) {
-    write_block(1, tile, [&](int e) { return result.a[e].r; });
+    write_blocks<1>(result, tile);
   }
 
   /// Goes on to the next step, after the last tile of one.
@@ -463,21 +471,33 @@ class BackwardLane {
   }
 
  private:
-  /// One of a gradient row's four blocks, for the lane's units: value(e).
-  template <typename Value>
-  __device__ void write_block(int block, int tile, Value value) {
+  /// Some of a gradient row's four blocks, for the lane's units.
+  template <int... kBlocks>
+  __device__ void write_blocks(BackwardResult<kUnits> const& result, int tile) {
     if (!is_inside(tile)) return;
-    std::int64_t const H = pass_.hidden;
-    std::byte* const row =
-        gradients_ + tile * kRowStride * 4 * H * static_cast<std::int64_t>(sizeof(T));
-    std::int64_t const at = block < 3 ? pass_.gate[block < 3 ? block : 0]
-                                      : 3 * H * static_cast<std::int64_t>(sizeof(T));
-    float values[kUnits];
+    float blocks[4][kUnits];
+#pragma unroll
     for (int e = 0; e < kUnits; ++e) {
-      values[e] = value(e);
-      bias_sums_[block][e] += values[e];
+      blocks[0][e] = result.a[e].z;
+      blocks[1][e] = result.a[e].r;
+      blocks[2][e] = result.a[e].g;
+      blocks[3][e] = result.q_g[e];
     }
-    store_units(reinterpret_cast<T*>(row + at), values, pass_.wide_gradients, has(kUnits - 1));
+    std::byte* const row = gradients_ + std::int64_t{tile * kRowStride * 4} * pass_.hidden *
+                                            static_cast<std::int64_t>(sizeof(T));
+    auto const add = [&](int block) {
+      for (int e = 0; e < kUnits; ++e) bias_sums_[block][e] += blocks[block][e];
+    };
+    auto const store = [&](int block, bool wide) {
+      store_units(reinterpret_cast<T*>(row + pass_.block[block]), blocks[block], wide,
+                  has(kUnits - 1));
+    };
+    if (pass_.wide_gradients) {
+      (store(kBlocks, true), ...);
+    } else {
+      (store(kBlocks, false), ...);
+    }
+    (add(kBlocks), ...);
   }
 
   RecurrentBackward<T> const& pass_;

@@ -196,6 +196,11 @@ struct EnteringState {
   OrFloat<T const> h0;  // or null
   std::int64_t h0_pitch = 0;
 
+  /// h of the step before step t.
+  __device__ T const* before(Schedule const& schedule, std::int64_t t, std::int64_t n) const {
+    return h + h_rows.at(schedule.reverse ? t + 1 : t - 1, n);
+  }
+
   /// 0 where an episode boundary clears it. Sample n must do step t.
   __device__ A load(Schedule const& schedule, std::int64_t t, std::int64_t n,
                     std::int64_t unit) const {
@@ -203,25 +208,49 @@ struct EnteringState {
     if (schedule.is_first(t, n)) {
       return h0 ? h0.template load<A>(n * h0_pitch + unit) : A(0);
     }
-    return convert<A>(h[h_rows.at(schedule.reverse ? t + 1 : t - 1, n) + unit]);
+    return convert<A>(before(schedule, t, n)[unit]);
   }
 };
 
-/// What multiplied R in the steps first_time to first_time + steps - 1: out [steps * N, H].
+/// Units of a row that a thread of entering_operand_kernel copies: 16 bytes of them.
+template <typename T>
+inline constexpr int kCopiedUnits = 16 / static_cast<int>(sizeof(T));
+
+/// What multiplied R in the steps first_time to first_time + steps - 1: out [steps * N, H], aligned
+/// to 16 bytes. With `wide`, groups of kCopiedUnits of h and out begin at the boundary of 16 bytes.
+/// Launched over rows x groups of units.
 template <typename T>
 GRU_KERNEL void entering_operand_kernel(LayerView<T> layer, EnteringState<T> entering,
-                                        std::int64_t first_time, std::int64_t steps, T* out) {
+                                        std::int64_t first_time, std::int64_t steps, bool wide,
+                                        T* out) {
   using A = Accumulator<T>;
-  for_each_element(steps * layer.batch, layer.hidden, [&](std::int64_t row, std::int64_t unit) {
-    std::int64_t const t = first_time + row / layer.batch;
-    std::int64_t const n = row % layer.batch;
-    A value = A(0);
-    if (layer.schedule.is_active(t, n)) {
-      A const factor = layer.masks.template state_factor<A>(n, unit);
-      value = entering.load(layer.schedule, t, n, unit) * factor;
-    }
-    out[row * layer.hidden + unit] = convert<T>(value);
-  });
+  constexpr int kUnits = kCopiedUnits<T>;
+  std::int64_t const H = layer.hidden;
+  Schedule const& schedule = layer.schedule;
+  for_each_element(
+      steps * layer.batch, (H + kUnits - 1) / kUnits, [&](std::int64_t row, std::int64_t group) {
+        // 32 bits, which divide faster: a matrix product takes no more rows.
+        auto const batch = static_cast<std::uint32_t>(layer.batch);
+        std::int64_t const t = first_time + static_cast<std::uint32_t>(row) / batch;
+        std::int64_t const n = static_cast<std::uint32_t>(row) % batch;
+        std::int64_t const first = group * kUnits;
+        T* const to = out + row * H + first;
+        bool const copies = schedule.is_active(t, n) && !schedule.is_cleared(t, n) &&
+                            !schedule.is_first(t, n) && !layer.masks.recurrent_dropout.on;
+        if (wide && copies) {
+          *reinterpret_cast<uint4*>(to) =
+              *reinterpret_cast<uint4 const*>(entering.before(schedule, t, n) + first);
+          return;
+        }
+        for (int e = 0; e < kUnits && first + e < H; ++e) {
+          A value = A(0);
+          if (schedule.is_active(t, n)) {
+            A const factor = layer.masks.template state_factor<A>(n, first + e);
+            value = entering.load(schedule, t, n, first + e) * factor;
+          }
+          to[e] = convert<T>(value);
+        }
+      });
 }
 
 /// A chunk of steps whose reserve rows are computed again.

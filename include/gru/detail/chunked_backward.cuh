@@ -47,7 +47,7 @@ struct BackwardRun {
   WeightMatrix<T> recurrent;  // R, with DropConnect's mask applied where on
   std::uint32_t* status = nullptr;
   A* direct = nullptr;     // [N, H] carried gradient along everything but R
-  A* through_r = nullptr;  // [N, H] carried gradient through R
+  A* through_r = nullptr;  // [Steps::through_parts(), N, H] carried gradient through R, in parts
   A* bias_sums = nullptr;  // [N, 4H] or null
   void* product_workspace = nullptr;
 };
@@ -85,6 +85,7 @@ struct ChunkProducts {
 ///     Steps(Problem const&, DeviceFacts const&);
 ///     void plan(DeviceFacts const&, std::size_t most_workspace);    its products
 ///     std::size_t product_workspace_bytes() const;
+///     std::int64_t through_parts() const;            of the gradient that they carry through R
 ///     OverlapCosts overlap_costs(DeviceFacts const&) const;
 ///     struct Scratch;                                               pointers into the workspace
 ///     void lay_out(Carver&, std::int64_t chunk_steps, Scratch&) const;
@@ -248,7 +249,7 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     Buffers buffers;
     buffers.status = carver.take<std::uint32_t>(1);
     buffers.direct = carver.take<A>(values);
-    buffers.through_r = carver.take<A>(values);
+    buffers.through_r = carver.take<A>(steps_.through_parts() * values);
     buffers.bias_sums = carver.take<A>(4 * values);
     for (std::size_t i = 0; i < sides_; ++i) {
       buffers.sides[i].operands = carver.take<T>(chunk_steps * values);
@@ -380,7 +381,8 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     launch_elementwise(start_kernel<T>, run.execution.stream, p.batch, p.hidden_size, run.layer,
                        start);
     std::size_t const bytes = static_cast<std::size_t>(p.batch * p.hidden_size) * sizeof(A);
-    GRU_CUDA_TRY(cudaMemsetAsync(run.through_r, 0, bytes, run.execution.stream));
+    auto const parts = static_cast<std::size_t>(steps_.through_parts());
+    GRU_CUDA_TRY(cudaMemsetAsync(run.through_r, 0, parts * bytes, run.execution.stream));
     if (run.bias_sums == nullptr) return;
     GRU_CUDA_TRY(cudaMemsetAsync(run.bias_sums, 0, 4 * bytes, run.execution.stream));
   }
@@ -571,8 +573,8 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     cudaStream_t const stream = run.execution.stream;
     if (t.dh0) {
       launch_elementwise(initial_gradient_kernel<T>, stream, p.batch, p.hidden_size, run.layer,
-                         run.direct, run.through_r, t.dh0, pitch_or(p.pitch.dh0, p.hidden_size),
-                         p.accumulate.dh0);
+                         run.direct, run.through_r, steps_.through_parts(), t.dh0,
+                         pitch_or(p.pitch.dh0, p.hidden_size), p.accumulate.dh0);
     }
     if (chunks_.empty()) return;
     if (wants_biases(t)) {

@@ -54,8 +54,10 @@ class PersistentBackwardSteps {
   void plan(DeviceFacts const& facts, std::size_t most_workspace) {
     // Reset before: what goes back through R_g stays in its step.
     std::int64_t const gates = problem_.variant == Variant::kResetAfter ? 3 : 2;
-    through_r_ = state_gradient_product<T>(problem_, gates, facts, most_workspace);
+    through_r_ = state_gradient_product<T>(problem_, gates, 1, facts, most_workspace);
   }
+
+  std::int64_t through_parts() const { return 1; }
 
   std::size_t product_workspace_bytes() const { return through_r_.workspace_bytes(); }
 

@@ -25,14 +25,18 @@ class StepwiseBackwardSteps {
     T* dq = nullptr;             // [N, 3H]
   };
 
-  StepwiseBackwardSteps(Problem const& p, DeviceFacts const&) : problem_{p} {}
+  StepwiseBackwardSteps(Problem const& p, DeviceFacts const&)
+      : problem_{p}, through_parts_{state_gradient_parts<T>(p, gates())} {}
 
   void plan(DeviceFacts const& facts, std::size_t most_workspace) {
-    through_gates_ = state_gradient_product<T>(problem_, is_after() ? 3 : 2, facts, most_workspace);
+    through_gates_ =
+        state_gradient_product<T>(problem_, gates(), through_parts_, facts, most_workspace);
     if (!is_after()) {
-      through_candidate_ = state_gradient_product<T>(problem_, 1, facts, most_workspace);
+      through_candidate_ = state_gradient_product<T>(problem_, 1, 1, facts, most_workspace);
     }
   }
+
+  std::int64_t through_parts() const { return through_parts_; }
 
   std::size_t product_workspace_bytes() const {
     return std::max(through_gates_.workspace_bytes(), through_candidate_.workspace_bytes());
@@ -65,6 +69,9 @@ class StepwiseBackwardSteps {
  private:
   bool is_after() const { return problem_.variant == Variant::kResetAfter; }
 
+  /// Whose gradients go back through R together.
+  std::int64_t gates() const { return is_after() ? 3 : 2; }
+
   void run_step(BackwardRun<T> const& run, std::int64_t t, T const* kept, T* gradients,
                 Scratch const& scratch) const {
     Problem const& p = problem_;
@@ -80,6 +87,7 @@ class StepwiseBackwardSteps {
     step.dh_rows = sequence_rows(p, p.pitch.dh, H);
     step.direct = run.direct;
     step.through_r = run.through_r;
+    step.through_parts = through_parts_;
     step.dq = scratch.dq;
     step.through_reset = scratch.through_reset;
     step.bias_sums = run.bias_sums;
@@ -99,6 +107,7 @@ class StepwiseBackwardSteps {
   }
 
   Problem problem_;
+  std::int64_t through_parts_;
   Product through_gates_;      // of all gates, or of z and r (reset before)
   Product through_candidate_;  // of g (reset before)
 };

@@ -311,8 +311,10 @@ struct BackwardStep {
                             // of p, then r * s again
   T const* dh = nullptr;    // or null
   Rows dh_rows;
-  A* direct = nullptr;               // [N, H] carried gradient along everything but R, in and out
-  A const* through_r = nullptr;      // [N, H] carried gradient through R, from the step done before
+  A* direct = nullptr;           // [N, H] carried gradient along everything but R, in and out
+  A const* through_r = nullptr;  // [through_parts, N, H] carried gradient through R, from the step
+                                 // done before: the sum of its parts
+  std::int64_t through_parts = 1;
   T* dq = nullptr;                   // [N, 3H] out: what multiplies the transpose of R
   A const* through_reset = nullptr;  // [N, H] reset before: gradient of r * s
   A* bias_sums = nullptr;            // [N, 4H] in and out: gradients summed over the steps, or null
@@ -321,11 +323,15 @@ struct BackwardStep {
 /// Gradient of the state that a step left, without the output's own.
 template <typename T>
 __device__ Accumulator<T> carried_gradient(LayerView<T> const& layer, Accumulator<T> const* direct,
-                                           Accumulator<T> const* through_r, std::int64_t n,
-                                           std::int64_t unit) {
+                                           Accumulator<T> const* through_r, std::int64_t parts,
+                                           std::int64_t n, std::int64_t unit) {
   using A = Accumulator<T>;
   std::int64_t const i = n * layer.hidden + unit;
-  return direct[i] + layer.masks.template state_factor<A>(n, unit) * through_r[i];
+  A through = through_r[i];
+  for (std::int64_t part = 1; part < parts; ++part) {
+    through += through_r[part * layer.batch * layer.hidden + i];
+  }
+  return direct[i] + layer.masks.template state_factor<A>(n, unit) * through;
 }
 
 /// Everything for reset after; for reset before all but the reset gate, whose gradient waits for
@@ -345,7 +351,7 @@ GRU_KERNEL void backward_kernel(LayerView<T> layer, EnteringState<T> entering,
     A dq_g = A(0);
     T fourth = convert<T>(A(0));
     bool passes = false;  // whether gradient reaches the step before through R
-    A direct = carried_gradient(layer, step.direct, step.through_r, n, unit);
+    A direct = carried_gradient(layer, step.direct, step.through_r, step.through_parts, n, unit);
     if (layer.schedule.is_active(step.t, n)) {
       A dh = direct;
       if (step.dh != nullptr) dh += convert<A>(step.dh[step.dh_rows.at(step.t, n) + unit]);
@@ -422,11 +428,11 @@ GRU_KERNEL void reset_backward_kernel(LayerView<T> layer, EnteringState<T> enter
 /// Gradient of h0: what is carried past the first step.
 template <typename T>
 GRU_KERNEL void initial_gradient_kernel(LayerView<T> layer, Accumulator<T> const* direct,
-                                        Accumulator<T> const* through_r, OrFloat<T> dh0,
-                                        std::int64_t pitch, bool accumulate) {
+                                        Accumulator<T> const* through_r, std::int64_t parts,
+                                        OrFloat<T> dh0, std::int64_t pitch, bool accumulate) {
   using A = Accumulator<T>;
   for_each_element(layer.batch, layer.hidden, [&](std::int64_t n, std::int64_t unit) {
-    A value = carried_gradient(layer, direct, through_r, n, unit);
+    A value = carried_gradient(layer, direct, through_r, parts, n, unit);
     if (accumulate) value += dh0.template load<A>(n * pitch + unit);
     dh0.store(n * pitch + unit, value);
   });

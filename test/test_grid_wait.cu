@@ -34,7 +34,7 @@ class HalfGrid {
     work.steps.hidden = kHidden;
     work.steps.steps = kSteps;
     work.steps.status = zeros<std::uint32_t>();
-    work.steps.most_polls = 100;
+    work.steps.most_polls = 10'000;  // so that the step before the wait is finished first
     work.packed_weights = zeros<__half>();
     work.exchange = zeros<std::byte>();
     work.ranks = 2 * kTeam;

@@ -332,9 +332,10 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     if (p.reserve != ReservePolicy::kRecompute) return products;
     products.input = input_product<T>(p, steps, facts, most);
     products.recompute_gates =
-        recurrent_product<T>(p, steps * p.batch, after ? 3 : 2, H, facts, most);
+        recurrent_product<T>(p, steps * p.batch, after ? 3 : 2, H, 1, facts, most);
     if (after) return products;
-    products.recompute_candidate = recurrent_product<T>(p, steps * p.batch, 1, 4 * H, facts, most);
+    products.recompute_candidate =
+        recurrent_product<T>(p, steps * p.batch, 1, 4 * H, 1, facts, most);
     return products;
   }
 

@@ -36,7 +36,7 @@ struct ClusterBackwardKernel {
         return of<kDirect, ClusterBackwardShape<T, 8, 384, 0>>(p.variant,
                                                                {{1.15, 0.95}, {1.84, 1.42}});
       if (H <= 512)
-        return of<kDirect, ClusterBackwardShape<T, 8, 512, 2>>(p.variant,
+        return of<kDirect, ClusterBackwardShape<T, 8, 512, 3>>(p.variant,
                                                                {{1.35, 1.15}, {2.16, 1.72}});
       if (H <= 768)
         return of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>(p.variant,

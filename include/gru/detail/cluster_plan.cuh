@@ -85,10 +85,12 @@ ClusterPlan plan_clusters(ClusterFunctions<Steps, T> const& kernel, std::int64_t
   return plan;
 }
 
-/// A step's time in all waves of clusters.
+/// A step's time in all waves of clusters. A few tiles may be finished at once, and take no less
+/// than one.
 inline double predict_clusters(ClusterStepTime const& time, ClusterPlan const& plan) {
   int const waves = (plan.clusters + plan.resident - 1) / plan.resident;
-  return waves * (plan.tiles == 1 ? time.one_tile_us : plan.tiles * time.tile_us);
+  double const tiles_us = plan.tiles == 1 ? 0 : plan.tiles * time.tile_us;
+  return waves * std::max(time.one_tile_us, tiles_us);
 }
 
 /// Why there is no plan.

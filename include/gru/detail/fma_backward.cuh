@@ -62,6 +62,8 @@ std::vector<FmaGridKernel<RecurrentBackward<T>>> fma_grid_backward_kernels() {
   };
   add(FmaGridBackwardShape<T, 8, 3, 0, 1>{}, {1.3, 0, 0});
   add(FmaGridBackwardShape<T, 16, 5, 3, 1>{}, {2.3, 0, 0});
+  // Spills some 60 registers.
+  add(FmaGridBackwardShape<T, 16, 6, 3, 1>{}, {4, 0, 0});
   if constexpr (std::is_same_v<T, float>) add(FmaGridBackwardShape<T, 8, 3, 0, 8>{}, {0.9, 0.6, 0});
   return kernels;
 }

@@ -102,7 +102,8 @@ class StepwiseForward final : public ForwardEngine<T> {
   using A = Accumulator<T>;
 
  public:
-  StepwiseForward(Problem const& p, DeviceFacts const& facts) : problem_{p} {
+  StepwiseForward(Problem const& p, DeviceFacts const& facts)
+      : problem_{p}, q_parts_{p.variant == Variant::kResetAfter ? recurrent_parts<T>(p) : 1} {
     auto const bytes = [&](std::int64_t steps) {
       Carver carver;
       lay_out(carver, steps, 0);
@@ -118,8 +119,8 @@ class StepwiseForward final : public ForwardEngine<T> {
                 return InputProduct<T>{p, input_parts_, steps, facts, most};
               }};
     bool const after = p.variant == Variant::kResetAfter;
-    recurrent_ = recurrent_product<T>(p, p.batch, after ? 3 : 2, H, facts, most);
-    if (!after) candidate_ = recurrent_product<T>(p, p.batch, 1, H, facts, most);
+    recurrent_ = recurrent_product<T>(p, p.batch, after ? 3 : 2, H, q_parts_, facts, most);
+    if (!after) candidate_ = recurrent_product<T>(p, p.batch, 1, H, 1, facts, most);
     product_workspace_ = std::max(
         {input_.workspace_bytes(), recurrent_.workspace_bytes(), candidate_.workspace_bytes()});
   }
@@ -158,6 +159,7 @@ class StepwiseForward final : public ForwardEngine<T> {
         step.next = i + 1 < p.steps ? schedule.time(i + 1) : -1;
         step.p = buffers.p + (step.t - first_time) * p.batch * 3 * p.hidden_size;
         step.q = buffers.q;
+        step.q_parts = q_parts_;
         step.state = buffers.state;
         step.operand = buffers.operand;
         step.reset_operand = buffers.reset_operand;
@@ -178,7 +180,7 @@ class StepwiseForward final : public ForwardEngine<T> {
   struct Buffers {
     std::uint32_t* status = nullptr;
     A* p = nullptr;                // [chunk, N, 3H] x W
-    A* q = nullptr;                // [N, 3H] s R
+    A* q = nullptr;                // [q_parts, N, 3H] s R, in parts
     A* state = nullptr;            // [N, H] carried
     T* operand = nullptr;          // [N, H] the state as it multiplies R
     T* reset_operand = nullptr;    // [N, H] reset before: r * s as it multiplies R_g
@@ -194,7 +196,7 @@ class StepwiseForward final : public ForwardEngine<T> {
     Buffers buffers;
     buffers.status = carver.take<std::uint32_t>(1);
     buffers.p = carver.take<A>(chunk_steps * 3 * values);
-    buffers.q = carver.take<A>(3 * values);
+    buffers.q = carver.take<A>(q_parts_ * 3 * values);
     buffers.state = carver.take<A>(values);
     buffers.operand = carver.take<T>(values);
     buffers.reset_operand = carver.take<T>(before ? values : 0);
@@ -226,6 +228,7 @@ class StepwiseForward final : public ForwardEngine<T> {
   }
 
   Problem problem_;
+  std::int64_t q_parts_;
   InputParts input_parts_;
   Chunks chunks_;
   PerChunk<InputProduct<T>> input_;

@@ -116,9 +116,10 @@ template <typename T>
 struct ForwardStep {
   using A = Accumulator<T>;
   std::int64_t t = 0;
-  std::int64_t next = -1;      // time index of the next step done; -1 in the last
-  A const* p = nullptr;        // [N, 3H] x W
-  A const* q = nullptr;        // [N, 3H] s R
+  std::int64_t next = -1;  // time index of the next step done; -1 in the last
+  A const* p = nullptr;    // [N, 3H] x W
+  A const* q = nullptr;    // [q_parts, N, 3H] s R: the sum of its parts
+  std::int64_t q_parts = 1;
   A* state = nullptr;          // [N, H] carried, in and out
   T* operand = nullptr;        // [N, H] out: what multiplies R in the next step
   T* reset_operand = nullptr;  // [N, H] reset before: what multiplies R_g in this step
@@ -161,7 +162,13 @@ GRU_KERNEL void forward_kernel(LayerView<T> layer, ForwardStep<T> step) {
     if (active) {
       A const s = layer.schedule.is_cleared(step.t, n) ? A(0) : state;
       auto const p = load_gates(step.p + n * 3 * H, layer.bias, layer, unit);
-      auto const q = load_gates(step.q + n * 3 * H, layer.recurrent_bias, layer, unit);
+      auto q = load_gates(step.q + n * 3 * H, layer.recurrent_bias, layer, unit);
+      for (std::int64_t part = 1; part < step.q_parts; ++part) {
+        T const* const no_bias = nullptr;
+        auto const more =
+            load_gates(step.q + (part * layer.batch + n) * 3 * H, no_bias, layer, unit);
+        q = {q.z + more.z, q.r + more.r, q.g + more.g};
+      }
       auto const a = pre_activations<variant>(p, q);
       h = cell::new_state(a.z, a.g, s);
       if (masks.has_zoneout()) {

@@ -46,11 +46,14 @@ class LossFunction {
  public:
   LossFunction(Backend& backend, ParameterTable const& table, Tokens const& text,
                NetworkOptions const& options)
-      : streams_{backend, text, options.batch},
-        network_{backend, table, options},
+      : network_{backend, table, options},
         parameters_{backend, table.block_size()},
         gradient_{backend, table.block_size()},
         loss_{backend, 1} {
+    if (options.lines) {
+      Lines{backend, text, options.steps, options.batch}.read(network_, 1);
+      return;
+    }
     // The second window, whose state the first leaves: random, as a state that goes on must count.
     std::mt19937 generator{2};
     std::uniform_real_distribution<float> uniform{-1, 1};
@@ -59,7 +62,7 @@ class LossFunction {
       for (float& value : state) value = uniform(generator);
       network_.set_state(l, state);
     }
-    network_.read(streams_.view(), options.steps);
+    Streams{backend, text, options.steps, options.batch}.read(network_, 1);
   }
 
   double loss(std::vector<float> const& parameters) {
@@ -73,11 +76,12 @@ class LossFunction {
   std::vector<float> gradient(std::vector<float> const& parameters) {
     loss(parameters);
     network_.backward(parameters_.data(), gradient_.data());
-    return gradient_.download();
+    std::vector<float> sum = gradient_.download();
+    for (float& value : sum) value /= static_cast<float>(network_.target_count());
+    return sum;
   }
 
  private:
-  Streams streams_;
   Network network_;
   Buffer<float> parameters_;
   Buffer<float> gradient_;
@@ -105,10 +109,17 @@ double slope(LossFunction& function, std::vector<float> const& at,
 
 /// Along the gradient, the loss rises by the gradient's length; this fails for any wrong gradient
 /// that is not merely too long or too short in directions that cancel.
-void check_gradients(std::int64_t layers, double zoneout, double dropconnect) {
+void check_gradients(std::int64_t layers, double zoneout, double dropconnect, bool lines = false) {
   std::unique_ptr<Backend> const backend = make_host_backend(2);
   ParameterTable const table{{11, 6, 9, layers}};
-  LossFunction function{*backend, table, random_text(200, 11), {7, 5, zoneout, dropconnect, true}};
+  NetworkOptions options;
+  options.steps = 7;
+  options.batch = 5;
+  options.zoneout = zoneout;
+  options.dropconnect = dropconnect;
+  options.lines = lines;
+  options.training = true;
+  LossFunction function{*backend, table, random_text(200, 11), options};
   std::vector<float> const parameters = initial_parameters(table, 4);
   std::vector<float> const gradient = function.gradient(parameters);
   for (Parameter const& parameter : table.all()) {
@@ -119,9 +130,10 @@ void check_gradients(std::int64_t layers, double zoneout, double dropconnect) {
     for (float& value : direction) value /= static_cast<float>(length);
     double const measured = slope(function, parameters, direction);
     expect(length > 1e-4 && std::fabs(measured - length) < 0.01 * length,
-           std::to_string(layers) + " layers, zoneout " + number(zoneout) + ", DropConnect " +
-               number(dropconnect) + ": gradient of " + parameter.name + " is " + number(length) +
-               " long, the loss's slope along it " + number(measured));
+           std::to_string(layers) + (lines ? " layers, lines" : " layers, streams") + ", zoneout " +
+               number(zoneout) + ", DropConnect " + number(dropconnect) + ": gradient of " +
+               parameter.name + " is " + number(length) + " long, the loss's slope along it " +
+               number(measured));
   }
 }
 
@@ -138,7 +150,7 @@ std::vector<double> losses(Trainer& trainer, int iterations) {
 
 int check_gpu() {
   std::string reason;
-  std::unique_ptr<Backend> const gpu = make_gpu_backend(reason);
+  std::unique_ptr<Backend> const gpu = make_gpu_backend(gru::Engine::kAutomatic, reason);
   if (gpu == nullptr) {
     std::printf("no CUDA device: %s\n", reason.c_str());
     return 77;
@@ -188,6 +200,7 @@ int check_all_gradients() {
   check_gradients(1, 0, 0);
   check_gradients(2, 0, 0);
   check_gradients(2, 0.2, 0.3);
+  check_gradients(2, 0.2, 0.3, true);
   return failures == 0 ? 0 : 1;
 }
 

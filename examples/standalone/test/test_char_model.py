@@ -37,7 +37,7 @@ def sample_in(output):
 
 def losses_in(path):
     lines = path.read_text().splitlines()
-    assert lines[0] == "iteration,loss"
+    assert lines[0] == "iteration,loss,held_out"
     rows = [line.split(",") for line in lines[1:]]
     assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
     return [row[1] for row in rows]

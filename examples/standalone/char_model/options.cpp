@@ -53,11 +53,9 @@ void add_training(CLI::App& app, Options& o) {
   in_group(app.add_option("--dropconnect", o.dropconnect, "Rate of DropConnect on R"),
            defaults.dropconnect)
       ->check(is_rate);
-  std::map<std::string, DataType> const types{
-      {"float", DataType::kFloat}, {"half", DataType::kHalf}, {"bfloat16", DataType::kBfloat16}};
   in_group(app.add_option("--type", o.type, "What the GRU computes in; its weights stay float"),
            defaults.type)
-      ->transform(CLI::CheckedTransformer(types));
+      ->check(CLI::IsMember({"float", "half", "bfloat16"}));
   app.add_flag("--lines", o.lines, "Learn each line by itself, up to --steps characters of it")
       ->group("Training");
   in_group(app.add_option("--seed", o.seed, "Of the weights, masks and samples"), defaults.seed);
@@ -147,7 +145,7 @@ TrainingOptions resolve(Options const& options, TrainingOptions const& base) {
   result.clip = options.clip.value_or(base.clip);
   result.zoneout = options.zoneout.value_or(base.zoneout);
   result.dropconnect = options.dropconnect.value_or(base.dropconnect);
-  result.type = options.type.value_or(base.type);
+  result.type = options.type ? nlohmann::json(*options.type).get<DataType>() : base.type;
   result.lines = options.lines.value_or(base.lines);
   result.seed = options.seed.value_or(base.seed);
   return result;

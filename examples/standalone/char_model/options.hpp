@@ -31,7 +31,7 @@ struct Options {
   std::optional<double> clip;
   std::optional<double> zoneout;
   std::optional<double> dropconnect;
-  std::optional<DataType> type;
+  std::optional<std::string> type;
   std::optional<bool> lines;
   std::optional<std::uint64_t> seed;
 

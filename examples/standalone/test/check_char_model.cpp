@@ -148,6 +148,53 @@ std::vector<double> losses(Trainer& trainer, int iterations) {
   return trainer.history().losses;
 }
 
+void check_gpu_beside_host(Backend& gpu, Backend& host, TrainingOptions const& options) {
+  ParameterTable const table{{37, 20, 48, 2}};
+  Tokens const text = random_text(5000, 37);
+  constexpr int kIterations = 100;
+  std::string const what = options.lines ? "lines: " : "streams: ";
+
+  Trainer on_host{host, table, text, options};
+  Trainer on_gpu{gpu, table, text, options};
+  std::vector<double> const expected = losses(on_host, kIterations);
+  std::vector<double> const seen = losses(on_gpu, kIterations);
+  double worst = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    worst = std::max(worst, std::fabs(seen[i] - expected[i]) / expected[i]);
+  }
+  expect(worst < 1e-5,
+         what + "all losses are the host's; largest relative difference " + number(worst));
+
+  Validator on_host_held_out{host, table, text, options};
+  Validator on_gpu_held_out{gpu, table, text, options};
+  double const host_loss = on_host_held_out.loss(on_host.parameters());
+  double const gpu_loss = on_gpu_held_out.loss(on_gpu.parameters());
+  expect(std::fabs(gpu_loss - host_loss) < 1e-5 * host_loss,
+         what + "the loss without masks is the host's: " + number(gpu_loss) + " and " +
+             number(host_loss));
+
+  Trainer again{gpu, table, text, options};
+  losses(again, kIterations / 2);
+  SafeTensors file;
+  again.save(file);
+  Trainer resumed{gpu, table, text, options};
+  resumed.restore(file);
+  expect(losses(resumed, kIterations - kIterations / 2) == seen,
+         what + "a second run, saved and resumed half-way, has the same losses bit by bit");
+
+  for (DataType const type : {DataType::kHalf, DataType::kBfloat16}) {
+    TrainingOptions in_16_bits = options;
+    in_16_bits.type = type;
+    Trainer low_on_host{host, table, text, in_16_bits};
+    Trainer low_on_gpu{gpu, table, text, in_16_bits};
+    double const host_first = losses(low_on_host, 1).front();
+    double const gpu_first = losses(low_on_gpu, 1).front();
+    expect(std::fabs(gpu_first - host_first) < 1e-3 * host_first,
+           what + "the first loss in 16 bits is the host's: " + number(gpu_first) + " and " +
+               number(host_first));
+  }
+}
+
 int check_gpu() {
   std::string reason;
   std::unique_ptr<Backend> const gpu = make_gpu_backend(gru::Engine::kAutomatic, reason);
@@ -156,43 +203,15 @@ int check_gpu() {
     return 77;
   }
   std::unique_ptr<Backend> const host = make_host_backend(0);
-  ParameterTable const table{{37, 20, 48, 2}};
-  Tokens const text = random_text(5000, 37);
   TrainingOptions options;
   options.batch = 9;
   options.steps = 13;
   options.zoneout = 0.1;
   options.dropconnect = 0.2;
   options.clip = 0.5;
-  constexpr int kIterations = 100;
-
-  Trainer on_host{*host, table, text, options};
-  Trainer on_gpu{*gpu, table, text, options};
-  std::vector<double> const expected = losses(on_host, kIterations);
-  std::vector<double> const seen = losses(on_gpu, kIterations);
-  double worst = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    worst = std::max(worst, std::fabs(seen[i] - expected[i]) / expected[i]);
-  }
-  expect(std::fabs(seen[0] - expected[0]) < 1e-5 * expected[0],
-         "the first loss is the host's: " + number(seen[0]) + " and " + number(expected[0]));
-  expect(worst < 1e-5, "all losses are the host's; largest relative difference " + number(worst));
-
-  Validator on_host_held_out{*host, table, text, options};
-  Validator on_gpu_held_out{*gpu, table, text, options};
-  double const host_loss = on_host_held_out.loss(on_host.parameters());
-  double const gpu_loss = on_gpu_held_out.loss(on_gpu.parameters());
-  expect(std::fabs(gpu_loss - host_loss) < 1e-5 * host_loss,
-         "the loss without masks is the host's: " + number(gpu_loss) + " and " + number(host_loss));
-
-  Trainer again{*gpu, table, text, options};
-  losses(again, kIterations / 2);
-  SafeTensors file;
-  again.save(file);
-  Trainer resumed{*gpu, table, text, options};
-  resumed.restore(file);
-  expect(losses(resumed, kIterations - kIterations / 2) == seen,
-         "a second run, saved and resumed half-way, has the same losses bit by bit");
+  check_gpu_beside_host(*gpu, *host, options);
+  options.lines = true;
+  check_gpu_beside_host(*gpu, *host, options);
   return failures == 0 ? 0 : 1;
 }
 

@@ -336,7 +336,7 @@ double slope(Layer const& layer, Values Layer::*input, Values const& direction, 
       (moved.*input)[i] += steps * distance * direction[i];
     }
     Results const results = forward(moved);
-    double sum = 0;
+    long double sum = 0;  // in double its rounding would outweigh that of the values
     for (std::int64_t n = 0; n < layer.N(); ++n) {
       for (std::int64_t u = 0; u < layer.H(); ++u) {
         for (std::int64_t t = 0; t < layer.length(n); ++t) {
@@ -347,7 +347,7 @@ double slope(Layer const& layer, Values Layer::*input, Values const& direction, 
         sum += or_zero(layer.dfinal_state, i) * results.final_state[at(i)];
       }
     }
-    return sum;
+    return static_cast<double>(sum);
   };
   double const near = loss(1) - loss(-1);
   double const far = loss(2) - loss(-2);

@@ -37,11 +37,10 @@ TrainingOptions fit_to(Tokens const& text, TrainingOptions options) {
   return options;
 }
 
-NetworkOptions network_options(Windows const& windows, TrainingOptions const& options,
-                               bool training) {
+NetworkOptions network_options(TrainingOptions const& options, bool training) {
   NetworkOptions result;
-  result.steps = windows.steps();
-  result.batch = windows.batch();
+  result.steps = options.steps;
+  result.batch = options.batch;
   result.zoneout = options.zoneout;
   result.dropconnect = options.dropconnect;
   result.type = options.type;
@@ -104,7 +103,7 @@ Validator::Validator(Backend& backend, ParameterTable const& table, Tokens const
 
 double Validator::loss(float const* parameters) {
   // Anew, for its state is zero.
-  Network network{*backend_, *table_, network_options(*windows_, options_, false)};
+  Network network{*backend_, *table_, network_options(options_, false)};
   Buffer<double> losses{*backend_, windows_->whole()};
   std::vector<double> counts;
   double seen = 0;
@@ -125,7 +124,7 @@ Trainer::Trainer(Backend& backend, ParameterTable const& table, Tokens const& te
       table_{&table},
       options_{options},
       windows_{make_windows(backend, text, options)},
-      network_{backend, table, network_options(*windows_, options, true)},
+      network_{backend, table, network_options(options, true)},
       parameters_{backend, initial_parameters(table, options.seed)},
       gradient_{backend, table.block_size()},
       first_moment_{backend, table.block_size()},

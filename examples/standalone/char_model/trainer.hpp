@@ -34,8 +34,6 @@ class Windows {
   virtual std::int64_t count() const = 0;
   /// Those that do not go on at the text's beginning; at least 1.
   virtual std::int64_t whole() const = 0;
-  virtual std::int64_t steps() const = 0;
-  virtual std::int64_t batch() const = 0;
   /// Has the network read window `i`; behind the last one the text begins anew.
   virtual void read(Network& network, std::int64_t i) const = 0;
 };
@@ -48,8 +46,6 @@ class Streams final : public Windows {
 
   std::int64_t count() const override { return (stream_length_ + steps_ - 1) / steps_; }
   std::int64_t whole() const override { return std::max<std::int64_t>(1, stream_length_ / steps_); }
-  std::int64_t steps() const override { return steps_; }
-  std::int64_t batch() const override { return batch_; }
   void read(Network& network, std::int64_t i) const override;
 
  private:
@@ -69,8 +65,6 @@ class Lines final : public Windows {
 
   std::int64_t count() const override { return (size() + batch_ - 1) / batch_; }
   std::int64_t whole() const override { return std::max<std::int64_t>(1, size() / batch_); }
-  std::int64_t steps() const override { return steps_; }
-  std::int64_t batch() const override { return batch_; }
   void read(Network& network, std::int64_t i) const override;
 
  private:

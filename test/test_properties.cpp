@@ -131,6 +131,11 @@ TEST_CASE("Host engine: each precision of float keeps its tolerance") {
   check_precisions(host_engine<float>());
 }
 
+TEMPLATE_TEST_CASE("Host engine: gradients are the slopes of the outputs, for each option", "",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  check_gradients_are_slopes(host_engine<TestType>());
+}
+
 TEMPLATE_TEST_CASE("Host engine: any number of threads gives the same bits", "", float, double,
                    Eigen::half, Eigen::bfloat16) {
   std::vector<Case> const cases = pairwise_cases();

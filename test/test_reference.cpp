@@ -42,7 +42,7 @@ TEST_CASE("The host engine's gradients are those of finite differences of its ou
     for (NamedResult const& result : named_results()) {
       if (!result.is_gradient) continue;
       check_close(result.name, actual.*result.values, expected.*result.values,
-                  finite_difference_tolerance());
+                  finite_difference_tolerance(DataType::kDouble));
     }
   }
 }

@@ -34,7 +34,7 @@ TEST_CASE("The reference's gradients are those of finite differences") {
     for (NamedResult const& result : named_results()) {
       if (!result.is_gradient) continue;
       check_close(result.name, actual.*result.values, expected.*result.values,
-                  finite_difference_tolerance());
+                  finite_difference_tolerance(DataType::kDouble));
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "support/host.hpp"
 #include "support/options.hpp"
 #include "support/reference.hpp"
 #include "support/tolerance.hpp"
@@ -31,6 +32,15 @@ void for_each_kind(Choices choices, Check check) {
       check(choices);
     }
   }
+}
+
+/// How far states move, roughly, where every element of an input moves by 1 up or down. A gate
+/// moves by the root of the number of its terms. Weights and biases act in every step, which
+/// doubles it; but those of R multiply states, about half as large as x.
+double movement_of_states(Layer const& layer, Values Layer::*input) {
+  if (input == &Layer::kernel) return 2 * std::sqrt(static_cast<double>(layer.C()));
+  if (input == &Layer::recurrent_kernel) return std::sqrt(static_cast<double>(layer.H()));
+  return input == &Layer::bias || input == &Layer::recurrent_bias ? 2 : 1;
 }
 
 /// The pairwise cases and sizes that take turns over them.
@@ -611,6 +621,44 @@ void check_precisions(Engine const& engine) {
       INFO("precision " << static_cast<int>(precision));
       check_close(engine.run(layer), reference(layer), layer, engine.type());
     });
+  }
+}
+
+void check_gradients_are_slopes(Engine const& engine, Precision precision) {
+  static std::vector<Sizes> const sizes{{5, 3, 4, 6}, {7, 9, 5, 33}, {9, 5, 33, 17}, {6, 4, 8, 64}};
+  std::vector<Case> cases = single_option_cases();
+  for (Case& c : pairwise_cases()) cases.push_back(std::move(c));
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    INFO(cases[i].name << "; " << to_string(sizes[i % sizes.size()]) << "; seed " << i);
+    Choices choices = cases[i].choices;
+    choices.adding = Choices::Adding::kNothing;
+    choices.asked = Choices::Asked::kEverything;
+    Layer layer = make_layer(choices, sizes[i % sizes.size()], engine.type(), i);
+    layer.problem.precision = precision;
+    Results const gradients = engine.run(layer);
+    bool const own = product_epsilon(layer.problem, engine.type()) <= epsilon(DataType::kFloat);
+    Engine const& values = own ? engine : host_engine<double>();
+    Layer const point = prepared_for_slopes(own ? layer : in_double(layer));
+    Dice dice{i};
+    for (Differentiable const& d : differentiable_inputs()) {
+      Values const& gradient = gradients.*d.gradient.values;
+      INFO(d.gradient.name << " against values by " << values.name());
+      REQUIRE(gradient.size() == (point.*d.input).size());
+      Values direction;
+      double expected = 0;
+      for (double const g : gradient) {
+        direction.push_back(dice.below(2) == 0 ? -1 : 1);
+        expected += g * direction.back();
+      }
+      double const distance =
+          finite_difference_distance(values.type()) / movement_of_states(layer, d.input);
+      double const measured = slope(point, d.input, direction, distance,
+                                    [&](Layer const& moved) { return values.run(moved); });
+      double const allowed =
+          slope_tolerance(layer, d.gradient, gradient, engine.type(), values.type());
+      INFO("the gradient says " << expected << ", differences " << measured);
+      CHECK(std::abs(measured - expected) <= allowed);
+    }
   }
 }
 

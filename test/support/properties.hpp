@@ -29,6 +29,11 @@ void check_weights_that_are_nan_spread(Engine const& engine);
 void check_drawn_masks_equal_brought_ones(Engine const& engine);
 void check_saturated_update_gates_keep_their_gradient(Engine const& engine);
 void check_precisions(Engine const& engine);
+
+/// Each option alone, and all pairs: a random direction for each input, along which the loss must
+/// rise as the gradient says. Values that are float's or better are the engine's own, others the
+/// host engine's in double.
+void check_gradients_are_slopes(Engine const& engine, Precision precision = Precision::kFp32);
 void check_bytes(Engine const& engine);
 
 /// Two passes write the halves of one [T, N, 2H] tensor and read the halves of its gradient; the

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "support/tolerance.hpp"
+
 namespace gru::test {
 namespace {
 
@@ -300,21 +302,41 @@ Results reference(Layer const& layer) {
   return Reference{layer}();
 }
 
-Results finite_differences(Layer const& layer,
-                           std::function<Results(Layer const&)> const& forward) {
-  Layer point = layer;
-  point.problem.keep_for_backward = false;
-  point.wanted = {};
+std::vector<Differentiable> const& differentiable_inputs() {
+  static std::vector<Differentiable> const all = [] {
+    std::vector<Values Layer::*> const inputs{
+        &Layer::x,    &Layer::kernel,         &Layer::recurrent_kernel,
+        &Layer::bias, &Layer::recurrent_bias, &Layer::h0};
+    std::vector<Differentiable> made;
+    for (NamedResult const& result : named_results()) {
+      if (result.is_gradient) made.push_back({result, inputs[made.size()]});
+    }
+    return made;
+  }();
+  return all;
+}
+
+Layer prepared_for_slopes(Layer layer) {
+  layer.problem.keep_for_backward = false;
+  layer.wanted = {};
   auto const fill = [](Values& values, std::int64_t size) {
     if (values.empty()) values.assign(at(size), 0);
   };
-  fill(point.h0, layer.N() * layer.H());
-  fill(point.bias, 3 * layer.H());
-  fill(point.recurrent_bias, 3 * layer.H());
+  fill(layer.h0, layer.N() * layer.H());
+  fill(layer.bias, 3 * layer.H());
+  fill(layer.recurrent_bias, 3 * layer.H());
+  return layer;
+}
 
-  auto const loss = [&] {
-    Results const results = forward(point);
-    double sum = 0;
+double slope(Layer const& layer, Values Layer::*input, Values const& direction, double distance,
+             Forward const& forward) {
+  auto const loss = [&](double steps) {
+    Layer moved = layer;
+    for (std::size_t i = 0; i < direction.size(); ++i) {
+      (moved.*input)[i] += steps * distance * direction[i];
+    }
+    Results const results = forward(moved);
+    long double sum = 0;  // in double its rounding would outweigh that of the values
     for (std::int64_t n = 0; n < layer.N(); ++n) {
       for (std::int64_t u = 0; u < layer.H(); ++u) {
         for (std::int64_t t = 0; t < layer.length(n); ++t) {
@@ -325,32 +347,26 @@ Results finite_differences(Layer const& layer,
         sum += or_zero(layer.dfinal_state, i) * results.final_state[at(i)];
       }
     }
-    return sum;
+    return static_cast<double>(sum);
   };
-  // Five-point stencil: the error is of the fourth order in the distance.
-  double const distance = 1.0 / 1024;
-  auto const gradient = [&](Values& values) {
-    Values out;
-    for (double& value : values) {
-      double const center = value;
-      auto const moved = [&](double steps) {
-        value = center + steps * distance;
-        return loss();
-      };
-      double const near = moved(1) - moved(-1);
-      double const far = moved(2) - moved(-2);
-      value = center;
-      out.push_back((8 * near - far) / (12 * distance));
-    }
-    return out;
-  };
+  double const near = loss(1) - loss(-1);
+  double const far = loss(2) - loss(-2);
+  return (8 * near - far) / (12 * distance);
+}
+
+Results finite_differences(Layer const& layer, Forward const& forward) {
+  Layer const point = prepared_for_slopes(layer);
   Results results;
-  results.dx = gradient(point.x);
-  results.dkernel = gradient(point.kernel);
-  results.drecurrent_kernel = gradient(point.recurrent_kernel);
-  results.dbias = gradient(point.bias);
-  results.drecurrent_bias = gradient(point.recurrent_bias);
-  results.dh0 = gradient(point.h0);
+  for (Differentiable const& d : differentiable_inputs()) {
+    Values direction((point.*d.input).size(), 0);
+    for (double& element : direction) {
+      element = 1;
+      (results.*d.gradient.values)
+          .push_back(slope(point, d.input, direction, finite_difference_distance(DataType::kDouble),
+                           forward));
+      element = 0;
+    }
+  }
   return results;
 }
 

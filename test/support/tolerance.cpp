@@ -56,9 +56,28 @@ double tolerance(Layer const& layer, NamedResult const& result, DataType type) {
   return kRoundings * (product_epsilon(layer.problem, type) + accumulation_epsilon(type) * sums);
 }
 
-double finite_difference_tolerance() {
-  // The best that a stencil of the fourth order can do is about eps^(4/5).
-  return kRoundings * std::pow(epsilon(DataType::kDouble), 0.8) * 16;
+double finite_difference_distance(DataType type) {
+  // Where distance^4 = eps / distance.
+  return std::pow(epsilon(type), 0.2);
+}
+
+double finite_difference_tolerance(DataType type) {
+  return kRoundings * 16 * std::pow(finite_difference_distance(type), 4);
+}
+
+double slope_tolerance(Layer const& layer, NamedResult const& gradient, Values const& values,
+                       DataType type, DataType values_type) {
+  // Errors and values alike add up along the signs as their root mean square times this.
+  double const root = std::sqrt(static_cast<double>(values.size()));
+  double largest = kLeastScale;
+  double squares = 0;
+  for (double const value : values) {
+    largest = std::max(largest, std::abs(value));
+    squares += value * value;
+  }
+  double const length = std::max(kLeastScale * root, std::sqrt(squares));
+  return tolerance(layer, gradient, type) * largest * root +
+         finite_difference_tolerance(values_type) * length;
 }
 
 void check_close(std::string const& name, Values const& actual, Values const& expected,

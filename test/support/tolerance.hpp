@@ -20,8 +20,17 @@ double product_epsilon(Problem const& problem, DataType type);
 /// element of the exact one.
 double tolerance(Layer const& layer, NamedResult const& result, DataType type);
 
-/// What a gradient in double may differ by from finite differences, relative likewise.
-double finite_difference_tolerance();
+/// How far the points of a five-point stencil lie apart where `type` computes the values: its error
+/// in the fourth order and the rounding of the values are about as large there.
+double finite_difference_distance(DataType type);
+
+/// What such differences may be wrong by, relative to the gradient.
+double finite_difference_tolerance(DataType type);
+
+/// What the slope along a direction of signs may differ by between the gradient, computed in
+/// `type`, and finite differences of values computed in `values_type`.
+double slope_tolerance(Layer const& layer, NamedResult const& gradient, Values const& values,
+                       DataType type, DataType values_type);
 
 /// Checks every result of `actual` against `expected`, which is exact or in a wider type. Where one
 /// is empty the other must be.

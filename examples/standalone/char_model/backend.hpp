@@ -18,6 +18,12 @@
 /// memory. Operations run in the order of the calls; only `upload` and `download` wait for them.
 namespace char_model {
 
+/// The type that the GRU layers compute in. The model's weights, gradients and states are float.
+enum class DataType { kFloat, kHalf, kBfloat16 };
+
+/// A row without a target.
+constexpr std::uint8_t kNoTarget = 255;
+
 /// The encoded text, cut into N streams of equal length that are read side by side.
 struct TextView {
   std::uint8_t const* tokens = nullptr;  // [at least N * stream_length + 1]
@@ -34,6 +40,25 @@ struct WindowRead {
   std::uint8_t* tokens = nullptr;   // out [T, N]
   std::uint8_t* targets = nullptr;  // out [T, N], the next characters
   std::uint8_t* starts = nullptr;   // out [T, N], 1 where a file or the stream begins
+};
+
+/// Lines of a text, each a sequence of its own.
+struct LinesView {
+  std::uint8_t const* tokens = nullptr;
+  std::int64_t const* begins = nullptr;   // [count], each line's first character
+  std::int32_t const* lengths = nullptr;  // [count], characters that have a next one
+  std::int64_t count = 0;
+};
+
+/// N lines, from `first` (modulo their count) on.
+struct LinesRead {
+  LinesView lines;
+  std::int64_t first = 0;
+  std::int64_t steps = 0;
+  std::int64_t batch = 0;
+  std::uint8_t* tokens = nullptr;   // out [T, N], any behind a line's end
+  std::uint8_t* targets = nullptr;  // out [T, N], the next characters, kNoTarget behind the end
+  std::int32_t* lengths = nullptr;  // out [N]
 };
 
 /// output[row] = table[tokens[row]].
@@ -78,21 +103,25 @@ struct LinearBackward {
   float* dbias = nullptr;         // out [outputs]
 };
 
-/// The mean over the rows of -log softmax(logits)[target], and its gradient.
+/// The mean of -log softmax(logits)[target] over the rows that have a target, and the gradient of
+/// their sum: 16 bits have no room for the mean's.
 struct CrossEntropy {
   std::int64_t rows = 0;
   std::int64_t classes = 0;
+  std::int64_t target_count = 0;          // rows that have a target
   std::uint8_t const* targets = nullptr;  // [rows]
-  float* logits = nullptr;                // in [rows, V]; out: the loss's gradient
+  float* logits = nullptr;                // in [rows, V]; out: the sum's gradient
   double* row_losses = nullptr;           // scratch [rows]
   double* loss = nullptr;                 // out, one value
 };
 
-/// One step of Adam (1412.6980), after the gradient was scaled so that its norm is at most `clip`.
+/// One step of Adam (1412.6980) by the gradient times `gradient_scale`, once that is scaled so that
+/// its norm is at most `clip`.
 struct AdamStep {
   std::int64_t count = 0;
   std::int64_t iteration = 0;  // from 1
   double rate = 0;
+  double gradient_scale = 1;
   double clip = 0;  // 0 = no clipping
   double beta1 = 0.9;
   double beta2 = 0.99;
@@ -109,10 +138,10 @@ class GruPasses {
   virtual ~GruPasses() = default;
   virtual std::string engine() const = 0;
 
-  /// Fills in `reserve`.
-  virtual void forward(gru::Weights<float> const&, gru::ForwardTensors<float>) = 0;
-  /// After `forward`; fills in `reserve`.
-  virtual void backward(gru::Weights<float> const&, gru::BackwardTensors<float>) = 0;
+  /// With a reserve of its own.
+  virtual void forward(gru::Weights<float> const&, gru::ForwardTensors<float> const&) = 0;
+  /// After `forward`, with the reserve that it filled.
+  virtual void backward(gru::Weights<float> const&, gru::BackwardTensors<float> const&) = 0;
   virtual void step(gru::Weights<float> const&, gru::StepTensors<float> const&) = 0;
 };
 
@@ -127,9 +156,10 @@ class Backend {
   virtual void upload(void* to, void const* from, std::size_t bytes) = 0;
   virtual void download(void* to, void const* from, std::size_t bytes) = 0;
 
-  virtual std::unique_ptr<GruPasses> make_gru(gru::Problem const&) = 0;
+  virtual std::unique_ptr<GruPasses> make_gru(gru::Problem const&, DataType) = 0;
 
   virtual void read_window(WindowRead const&) = 0;
+  virtual void read_lines(LinesRead const&) = 0;
   virtual void embed(Embedding const&) = 0;
   virtual void embed_backward(EmbeddingBackward const&) = 0;
   virtual void linear(Linear const&) = 0;
@@ -141,8 +171,9 @@ class Backend {
 /// The CPU; `threads` 0 = as many as there are.
 std::unique_ptr<Backend> make_host_backend(int threads);
 
-/// The current CUDA device, or null and the reason where there is none that can be used.
-std::unique_ptr<Backend> make_gpu_backend(std::string& reason);
+/// The current CUDA device, with the library's engine that is to run there; null and the reason
+/// where there is no device that can be used.
+std::unique_ptr<Backend> make_gpu_backend(gru::Engine engine, std::string& reason);
 
 /// Memory of a backend, at first zero.
 template <typename T>

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <gru/gru.cuh>
 
 #include <cmath>
@@ -47,6 +50,19 @@ __global__ void read_window_kernel(WindowRead w) {
   w.starts[row] = column == 0 || w.text.starts[position] != 0;
 }
 
+__global__ void read_lines_kernel(LinesRead r) {
+  std::int64_t const row = global_thread();
+  if (row >= r.steps * r.batch) return;
+  std::int64_t const t = row / r.batch;
+  std::int64_t const n = row % r.batch;
+  std::int64_t const line = (r.first + n) % r.lines.count;
+  std::int64_t const position = r.lines.begins[line] + t;
+  std::int32_t const length = r.lines.lengths[line];
+  r.tokens[row] = t < length ? r.lines.tokens[position] : 0;
+  r.targets[row] = t < length ? r.lines.tokens[position + 1] : kNoTarget;
+  if (t == 0) r.lengths[n] = length;
+}
+
 __global__ void embed_kernel(Embedding e) {
   std::int64_t const i = global_thread();
   if (i >= e.rows * e.width) return;
@@ -93,6 +109,11 @@ __global__ void cross_entropy_kernel(CrossEntropy c) {
   if (row >= c.rows) return;
   float* const logits = c.logits + row * c.classes;
   int const target = c.targets[row];
+  if (target == kNoTarget) {
+    if (lane == 0) c.row_losses[row] = 0;
+    for (std::int64_t i = lane; i < c.classes; i += kWarp) logits[i] = 0;
+    return;
+  }
   float const target_logit = logits[target];
   float largest = -INFINITY;
   for (std::int64_t i = lane; i < c.classes; i += kWarp) largest = fmaxf(largest, logits[i]);
@@ -102,10 +123,9 @@ __global__ void cross_entropy_kernel(CrossEntropy c) {
   sum = warp_sum(sum);
   if (lane == 0) c.row_losses[row] = static_cast<double>(logf(sum) - (target_logit - largest));
   __syncwarp();  // every lane has read target_logit
-  float const scale = 1.0f / static_cast<float>(c.rows);
   for (std::int64_t i = lane; i < c.classes; i += kWarp) {
     float const probability = expf(logits[i] - largest) / sum;
-    logits[i] = scale * (probability - (i == target ? 1.0f : 0.0f));
+    logits[i] = probability - (i == target ? 1.0f : 0.0f);
   }
 }
 
@@ -149,9 +169,10 @@ struct AdamScales {
 __global__ void adam_kernel(AdamStep a, AdamScales scales, double const* squared_norm) {
   std::int64_t const i = global_thread();
   if (i >= a.count) return;
-  double const norm = sqrt(*squared_norm);
+  double const norm = a.gradient_scale * sqrt(*squared_norm);
   bool const clipped = a.clip > 0 && norm > a.clip;
-  float const g = a.gradient[i] * static_cast<float>(clipped ? a.clip / norm : 1.0);
+  double const scale = a.gradient_scale * (clipped ? a.clip / norm : 1.0);
+  float const g = a.gradient[i] * static_cast<float>(scale);
   auto const beta1 = static_cast<float>(a.beta1);
   auto const beta2 = static_cast<float>(a.beta2);
   float const first = beta1 * a.first_moment[i] + (1 - beta1) * g;
@@ -160,6 +181,12 @@ __global__ void adam_kernel(AdamStep a, AdamScales scales, double const* squared
   a.second_moment[i] = second;
   a.value[i] -=
       scales.rate * first / (sqrtf(scales.second_scale * second) + static_cast<float>(a.epsilon));
+}
+
+template <typename From, typename To>
+__global__ void convert_kernel(From const* from, To* to, std::int64_t count) {
+  std::int64_t const i = global_thread();
+  if (i < count) to[i] = static_cast<To>(from[i]);
 }
 
 unsigned blocks_for(std::int64_t threads) {
@@ -209,9 +236,26 @@ class Blas {
 
 // ---- The backend --------------------------------------------------------------------------------
 
+/// The library's device passes.
+struct GpuLibrary {
+  template <typename T>
+  using ForwardPass = gru::ForwardPass<T>;
+  template <typename T>
+  using BackwardPass = gru::BackwardPass<T>;
+
+  gru::Execution execution;
+
+  template <typename From, typename To>
+  void convert(From const* from, To* to, std::int64_t count) const {
+    convert_kernel<<<blocks_for(count), kThreads, 0, execution.stream>>>(from, to, count);
+    check_launch("convert_kernel");
+  }
+};
+
 class GpuBackend final : public Backend {
  public:
-  GpuBackend() : partial_sums_{*this, kPartialSums}, squared_norm_{*this, 1} {}
+  explicit GpuBackend(gru::Engine engine)
+      : engine_{engine}, partial_sums_{*this, kPartialSums}, squared_norm_{*this, 1} {}
 
   std::string description() const override {
     int device = 0;
@@ -239,17 +283,23 @@ class GpuBackend final : public Backend {
     copy(to, from, bytes, cudaMemcpyDeviceToHost);
   }
 
-  std::unique_ptr<GruPasses> make_gru(gru::Problem const& problem) override {
-    using Passes = PassesOf<gru::ForwardPass<float>, gru::BackwardPass<float>, gru::Execution>;
-    gru::Execution execution;
-    execution.blas = blas_.get();
-    execution.stream = stream_.get();
-    return std::make_unique<Passes>(*this, execution, problem);
+  std::unique_ptr<GruPasses> make_gru(gru::Problem const& layer, DataType type) override {
+    gru::Problem problem = layer;
+    problem.engine = engine_;
+    GpuLibrary library;
+    library.execution.blas = blas_.get();
+    library.execution.stream = stream_.get();
+    return make_passes<__half, __nv_bfloat16>(*this, library, problem, type);
   }
 
   void read_window(WindowRead const& w) override {
     read_window_kernel<<<blocks_for(w.steps * w.batch), kThreads, 0, stream_.get()>>>(w);
     check_launch("read_window_kernel");
+  }
+
+  void read_lines(LinesRead const& r) override {
+    read_lines_kernel<<<blocks_for(r.steps * r.batch), kThreads, 0, stream_.get()>>>(r);
+    check_launch("read_lines_kernel");
   }
 
   void embed(Embedding const& e) override {
@@ -296,7 +346,7 @@ class GpuBackend final : public Backend {
   void cross_entropy(CrossEntropy const& c) override {
     cross_entropy_kernel<<<blocks_for(c.rows * kWarp), kThreads, 0, stream_.get()>>>(c);
     check_launch("cross_entropy_kernel");
-    double const scale = 1.0 / static_cast<double>(c.rows);
+    double const scale = 1.0 / static_cast<double>(c.target_count);
     sum_kernel<<<1, kThreads, 0, stream_.get()>>>(c.row_losses, c.rows, scale, c.loss);
     check_launch("sum_kernel");
   }
@@ -330,6 +380,7 @@ class GpuBackend final : public Backend {
     return ones_.data();
   }
 
+  gru::Engine engine_;
   Stream stream_;
   Blas blas_{stream_.get()};
   Buffer<double> partial_sums_;
@@ -339,7 +390,7 @@ class GpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_gpu_backend(std::string& reason) {
+std::unique_ptr<Backend> make_gpu_backend(gru::Engine engine, std::string& reason) {
   int devices = 0;
   cudaError_t const status = cudaGetDeviceCount(&devices);
   if (status != cudaSuccess || devices == 0) {
@@ -353,7 +404,7 @@ std::unique_ptr<Backend> make_gpu_backend(std::string& reason) {
     cudaGetLastError();
     return nullptr;
   }
-  return std::make_unique<GpuBackend>();
+  return std::make_unique<GpuBackend>(engine);
 }
 
 }  // namespace char_model

@@ -29,6 +29,21 @@ constexpr std::int64_t kRowsPerTask = 128;
 constexpr std::int64_t kColumnsPerTask = 64;
 constexpr std::int64_t kValuesPerTask = 1 << 14;
 
+/// The library's host passes.
+struct HostLibrary {
+  template <typename T>
+  using ForwardPass = gru::host::ForwardPass<T>;
+  template <typename T>
+  using BackwardPass = gru::host::BackwardPass<T>;
+
+  gru::host::Execution execution;
+
+  template <typename From, typename To>
+  void convert(From const* from, To* to, std::int64_t count) const {
+    std::transform(from, from + count, to, [](From value) { return static_cast<To>(value); });
+  }
+};
+
 struct Range {
   std::int64_t begin;
   std::int64_t size;
@@ -50,10 +65,9 @@ class HostBackend final : public Backend {
   void upload(void* to, void const* from, std::size_t bytes) override { copy(to, from, bytes); }
   void download(void* to, void const* from, std::size_t bytes) override { copy(to, from, bytes); }
 
-  std::unique_ptr<GruPasses> make_gru(gru::Problem const& problem) override {
-    using Passes = PassesOf<gru::host::ForwardPass<float>, gru::host::BackwardPass<float>,
-                            gru::host::Execution>;
-    return std::make_unique<Passes>(*this, pool_.execution(), problem);
+  std::unique_ptr<GruPasses> make_gru(gru::Problem const& problem, DataType type) override {
+    HostLibrary const library{pool_.execution()};
+    return make_passes<Eigen::half, Eigen::bfloat16>(*this, library, problem, type);
   }
 
   void read_window(WindowRead const& w) override {
@@ -65,6 +79,19 @@ class HostBackend final : public Backend {
         w.tokens[row] = w.text.tokens[position];
         w.targets[row] = w.text.tokens[position + 1];
         w.starts[row] = column == 0 || w.text.starts[position] != 0;
+      }
+    }
+  }
+
+  void read_lines(LinesRead const& r) override {
+    for (std::int64_t n = 0; n < r.batch; ++n) {
+      std::int64_t const line = (r.first + n) % r.lines.count;
+      std::uint8_t const* const text = r.lines.tokens + r.lines.begins[line];
+      r.lengths[n] = r.lines.lengths[line];
+      for (std::int64_t t = 0; t < r.steps; ++t) {
+        bool const inside = t < r.lengths[n];
+        r.tokens[t * r.batch + n] = inside ? text[t] : std::uint8_t{0};
+        r.targets[t * r.batch + n] = inside ? text[t + 1] : kNoTarget;
       }
     }
   }
@@ -111,27 +138,31 @@ class HostBackend final : public Backend {
   }
 
   void cross_entropy(CrossEntropy const& c) override {
-    float const scale = 1.0f / static_cast<float>(c.rows);
     for_pieces(c.rows, kRowsPerTask, [&](Range rows) {
       for (std::int64_t row = rows.begin; row < rows.begin + rows.size; ++row) {
         Array logits{c.logits + row * c.classes, c.classes};
+        if (c.targets[row] == kNoTarget) {
+          c.row_losses[row] = 0;
+          logits = 0;
+          continue;
+        }
         logits -= logits.maxCoeff();
         float const target = logits[c.targets[row]];
         logits = logits.exp();
         float const sum = logits.sum();
         c.row_losses[row] = static_cast<double>(std::log(sum)) - static_cast<double>(target);
-        logits *= scale / sum;
-        logits[c.targets[row]] -= scale;
+        logits /= sum;
+        logits[c.targets[row]] -= 1;
       }
     });
     double total = 0;
     for (std::int64_t row = 0; row < c.rows; ++row) total += c.row_losses[row];
-    *c.loss = total / static_cast<double>(c.rows);
+    *c.loss = total / static_cast<double>(c.target_count);
   }
 
   void adam(AdamStep const& a) override {
     auto const step = static_cast<double>(a.iteration);
-    auto const gradient_scale = static_cast<float>(clipping(a));
+    auto const gradient_scale = static_cast<float>(a.gradient_scale * clipping(a));
     auto const rate = static_cast<float>(a.rate / (1 - std::pow(a.beta1, step)));
     auto const second_scale = static_cast<float>(1 / (1 - std::pow(a.beta2, step)));
     auto const beta1 = static_cast<float>(a.beta1);
@@ -161,7 +192,7 @@ class HostBackend final : public Backend {
     });
   }
 
-  /// The factor that brings the gradient's norm to `clip` where it is larger.
+  /// The factor that brings the scaled gradient's norm to `clip` where it is larger.
   double clipping(AdamStep const& a) {
     if (a.clip <= 0) return 1;
     std::int64_t const pieces = (a.count + kValuesPerTask - 1) / kValuesPerTask;
@@ -172,7 +203,7 @@ class HostBackend final : public Backend {
     });
     double total = 0;
     for (double const square : squares) total += square;
-    double const norm = std::sqrt(total);
+    double const norm = a.gradient_scale * std::sqrt(total);
     return norm > a.clip ? a.clip / norm : 1;
   }
 

@@ -17,13 +17,14 @@
 #include "text.hpp"
 #include "trainer.hpp"
 
+#include <gru/policy.hpp>
+
 // A character-level language model, from the text to the weights to a sample. The library's passes
 // are called in model.cpp (training) and sampler.cpp (one step at a time).
 namespace char_model {
 namespace {
 
 constexpr double kSecondsBetweenShows = 0.2;
-constexpr int kValidations = 5;  // in a run
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -32,12 +33,22 @@ void interrupt(int) {
   std::signal(SIGINT, SIG_DFL);  // a second one ends the program at once
 }
 
+/// The library's engine of that name; what names none is up to the policy.
+gru::Engine engine_named(std::string const& name) {
+  using gru::Engine;
+  for (Engine const engine : {Engine::kStepwise, Engine::kCluster, Engine::kGrid,
+                              Engine::kClusterFma, Engine::kGridFma}) {
+    if (name == gru::to_string(engine)) return engine;
+  }
+  return Engine::kAutomatic;
+}
+
 std::unique_ptr<Backend> make_backend(Options const& options) {
   if (options.engine != "host") {
     std::string reason;
-    std::unique_ptr<Backend> gpu = make_gpu_backend(reason);
+    std::unique_ptr<Backend> gpu = make_gpu_backend(engine_named(options.engine), reason);
     if (gpu != nullptr) return gpu;
-    if (options.engine == "gpu") throw std::runtime_error{"no GPU can be used: " + reason};
+    if (options.engine != "auto") throw std::runtime_error{"no GPU can be used: " + reason};
     std::printf("No GPU can be used (%s): running on the host.\n", reason.c_str());
   }
   return make_host_backend(options.threads);
@@ -50,7 +61,7 @@ std::optional<SavedModel> saved_model(Options const& options) {
 }
 
 Corpus read_corpus(Options const& options) {
-  return options.text.empty() ? read_sources(CHAR_MODEL_SOURCES) : read_file(options.text);
+  return options.text.empty() ? read_sources(CHAR_MODEL_SOURCES) : read_files(options.text);
 }
 
 ModelDescription describe(Options const& options, std::optional<SavedModel> const& saved,
@@ -79,12 +90,13 @@ double recent_loss(History const& history) {
   return sum / static_cast<double>(count);
 }
 
-void train(Trainer& trainer, Validator* validator, RunLength const& length, double unigram) {
+void train(Trainer& trainer, Validator* validator, int validations, RunLength const& length,
+           double unigram) {
   Progress progress{unigram};
   Clock clock;
   std::int64_t const first = trainer.iteration();
   double shown = 0;
-  int validations = 0;
+  int validated = 0;
   std::signal(SIGINT, interrupt);
   bool ended = false;
   while (!ended) {
@@ -93,18 +105,20 @@ void train(Trainer& trainer, Validator* validator, RunLength const& length, doub
     double const seconds = clock.seconds();
     double const fraction = length.fraction(seconds, iterations);
     ended = fraction >= 1 || interrupted != 0;
-    if (!ended && !trainer.must_collect() && seconds - shown < kSecondsBetweenShows) continue;
+    bool const validates =
+        validator != nullptr && (ended || fraction * validations >= validated + 1);
+    bool const shows = validates || ended || seconds - shown >= kSecondsBetweenShows;
+    if (!shows && !trainer.must_collect()) continue;
 
     trainer.collect_losses();
     Status status;
     status.fraction = fraction;
     status.iteration = trainer.iteration();
     status.loss = recent_loss(trainer.history());
-    status.characters_per_second =
-        iterations * static_cast<double>(trainer.characters_per_iteration()) / clock.seconds();
-    if (validator != nullptr && (ended || fraction * kValidations >= validations + 1)) {
+    status.characters_per_second = static_cast<double>(trainer.characters()) / clock.seconds();
+    if (validates) {
       trainer.add_validation(validator->loss(trainer.parameters()));
-      ++validations;
+      ++validated;
     }
     shown = clock.seconds();
     status.seconds_left = length.seconds_left(shown, iterations);
@@ -123,9 +137,15 @@ void print_loss(char const* what, double loss, double unigram) {
 
 void write_log(std::string const& path, History const& history) {
   std::ofstream out{path};
-  out << "iteration,loss\n" << std::setprecision(std::numeric_limits<double>::max_digits10);
+  out << "iteration,loss,held_out\n"
+      << std::setprecision(std::numeric_limits<double>::max_digits10);
+  auto validation = history.validations.begin();
   for (std::size_t i = 0; i < history.losses.size(); ++i) {
-    out << i + 1 << ',' << history.losses[i] << '\n';
+    out << i + 1 << ',' << history.losses[i] << ',';
+    bool const validated = validation != history.validations.end() &&
+                           validation->iteration == static_cast<std::int64_t>(i) + 1;
+    if (validated) out << (validation++)->loss;
+    out << '\n';
   }
   out.close();
   if (!out) throw std::runtime_error{"cannot write " + path};
@@ -137,6 +157,7 @@ void write_sample(Backend& backend, ParameterTable const& table, float const* pa
   how.temperature = options.temperature;
   how.zoneout = description.training.zoneout;
   how.dropconnect = description.training.dropconnect;
+  how.type = description.training.type;
   how.seed = description.training.seed;
   Sampler sampler{backend, table, parameters, how};
   std::string prompt = options.prompt;
@@ -168,7 +189,10 @@ void train_and_sample(Backend& backend, Options const& options,
   Clock const clock;
   Corpus const corpus = read_corpus(options);
   ModelDescription const description = describe(options, saved, corpus);
-  SplitText const text = encode_and_split(corpus, description.vocabulary, options.held_out);
+  bool const lines = description.training.lines;
+  SplitText const text =
+      encode_and_split(lines ? shuffled_lines(corpus, description.training.seed) : corpus,
+                       description.vocabulary, options.held_out);
   double const unigram = unigram_entropy(text.training);
   ParameterTable const table{description.sizes};
   std::printf("Text: %zu characters of %zu files, %lld different; %zu held out.\n",
@@ -193,7 +217,7 @@ void train_and_sample(Backend& backend, Options const& options,
   if (!text.held_out.empty()) {
     validator.emplace(backend, table, text.held_out, description.training);
   }
-  train(trainer, validator ? &*validator : nullptr,
+  train(trainer, validator ? &*validator : nullptr, options.validations,
         RunLength{options, trainer.iterations_per_epoch()}, unigram);
 
   std::printf("\n%s\n", terminal_curve(trainer.history(), unigram).c_str());

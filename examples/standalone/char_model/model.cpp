@@ -77,6 +77,8 @@ gru::Problem layer_problem(ModelSizes const& sizes, std::int64_t layer) {
   problem.input_size = layer == 0 ? sizes.embedding : sizes.hidden;
   problem.hidden_size = sizes.hidden;
   problem.weight_format = gru::WeightFormat::pytorch();
+  problem.state_type = gru::StateType::kFloat;
+  problem.weight_gradient_type = gru::WeightGradientType::kFloat;
   return problem;
 }
 
@@ -95,7 +97,8 @@ Network::Network(Backend& backend, ParameterTable const& table, NetworkOptions c
       options_{options},
       tokens_{backend, rows()},
       targets_{backend, rows()},
-      starts_{backend, rows()},
+      starts_{backend, options.lines ? 0 : rows()},
+      lengths_{backend, options.lines ? options.batch : 0},
       embedded_{backend, rows() * table.sizes().embedding},
       logits_{backend, rows() * table.sizes().vocabulary},
       row_losses_{backend, rows()} {
@@ -104,12 +107,13 @@ Network::Network(Backend& backend, ParameterTable const& table, NetworkOptions c
     gru::Problem problem = layer_problem(sizes, l);
     problem.steps = options.steps;
     problem.batch = options.batch;
-    problem.episode_starts = true;
+    problem.episode_starts = !options.lines;
+    problem.lengths = options.lines;
     problem.zoneout.rate = options.zoneout;
     problem.dropconnect.rate = options.dropconnect;
     problem.stochastic = options.training;
     problem.keep_for_backward = options.training;
-    layers_.push_back({problem.input_size, backend.make_gru(problem),
+    layers_.push_back({problem.input_size, backend.make_gru(problem, options.type),
                        Buffer<float>{backend, rows() * sizes.hidden},
                        Buffer<float>{backend, options.batch * sizes.hidden},
                        Buffer<float>{backend, options.batch * sizes.hidden}});
@@ -130,6 +134,20 @@ void Network::read(TextView const& text, std::int64_t cursor) {
   window.targets = targets_.data();
   window.starts = starts_.data();
   backend_->read_window(window);
+  target_count_ = rows();
+}
+
+void Network::read(LinesView const& lines, std::int64_t first, std::int64_t targets) {
+  LinesRead read;
+  read.lines = lines;
+  read.first = first;
+  read.steps = options_.steps;
+  read.batch = options_.batch;
+  read.tokens = tokens_.data();
+  read.targets = targets_.data();
+  read.lengths = lengths_.data();
+  backend_->read_lines(read);
+  target_count_ = targets;
 }
 
 void Network::forward(float const* parameters, gru::Random const& random, double* loss) {
@@ -160,6 +178,7 @@ void Network::forward(float const* parameters, gru::Random const& random, double
   CrossEntropy cross_entropy;
   cross_entropy.rows = rows();
   cross_entropy.classes = sizes.vocabulary;
+  cross_entropy.target_count = target_count_;
   cross_entropy.targets = targets_.data();
   cross_entropy.logits = logits_.data();
   cross_entropy.row_losses = row_losses_.data();
@@ -210,6 +229,7 @@ void Network::layers_forward(float const* parameters) {
     gru::ForwardTensors<float> tensors;
     tensors.x = layer_input(l);
     tensors.h0 = layer.state.data();
+    tensors.lengths = lengths_.data();
     tensors.episode_starts = starts_.data();
     tensors.random = layer_random(l);
     tensors.h = layer.h.data();
@@ -226,6 +246,7 @@ void Network::layers_backward(float const* parameters, float* gradient) {
     tensors.x = layer_input(l);
     tensors.h = layer.h.data();
     tensors.h0 = layer.state.data();
+    tensors.lengths = lengths_.data();
     tensors.episode_starts = starts_.data();
     tensors.random = layer_random(l);
     tensors.dh = dh_.data();
@@ -240,6 +261,7 @@ void Network::layers_backward(float const* parameters, float* gradient) {
 }
 
 void Network::carry_state() {
+  if (options_.lines) return;  // each begins with zeros
   for (Layer& layer : layers_) swap(layer.state, layer.final_state);
 }
 

@@ -73,10 +73,13 @@ struct NetworkOptions {
   std::int64_t batch = 0;  // N
   double zoneout = 0;
   double dropconnect = 0;
+  DataType type = DataType::kFloat;
+  bool lines = false;     // windows are lines, not pieces of streams
   bool training = false;  // draw masks, keep what backward needs
 };
 
-/// The model over windows of T characters of N streams; the state goes from window to window.
+/// The model over windows: T characters of N streams, where the state goes from window to window,
+/// or N lines of up to T characters.
 class Network {
  public:
   Network(Backend& backend, ParameterTable const& table, NetworkOptions const& options);
@@ -86,10 +89,17 @@ class Network {
   /// Reads the window at `cursor`.
   void read(TextView const& text, std::int64_t cursor);
 
-  /// From the window to the mean loss, in the backend's memory, and its gradient by the logits.
+  /// Reads the lines from `first` on, which have so many targets.
+  void read(LinesView const& lines, std::int64_t first, std::int64_t targets);
+
+  /// The characters of the window that have a next one.
+  std::int64_t target_count() const { return target_count_; }
+
+  /// From the window to the mean loss, in the backend's memory.
   void forward(float const* parameters, gru::Random const& random, double* loss);
 
-  /// After `forward`, to the gradient of all parameters.
+  /// After `forward`, to the gradient of all parameters: that of the sum of the losses, which is
+  /// `target_count` times the mean's.
   void backward(float const* parameters, float* gradient);
 
   /// The state after this window becomes the state before the next.
@@ -118,10 +128,12 @@ class Network {
   ParameterTable const* table_;
   NetworkOptions options_;
   gru::Random random_;
+  std::int64_t target_count_ = 0;
 
   Buffer<std::uint8_t> tokens_;   // [T, N]
   Buffer<std::uint8_t> targets_;  // [T, N]
-  Buffer<std::uint8_t> starts_;   // [T, N]
+  Buffer<std::uint8_t> starts_;   // [T, N], none for lines
+  Buffer<std::int32_t> lengths_;  // [N], for lines
   Buffer<float> embedded_;        // [T, N, E]
   std::vector<Layer> layers_;
   Buffer<float> logits_;       // [T, N, V], then their gradient

@@ -4,7 +4,7 @@
 // Stands in for gpu_backend.cu where the build has no CUDA compiler.
 namespace char_model {
 
-std::unique_ptr<Backend> make_gpu_backend(std::string& reason) {
+std::unique_ptr<Backend> make_gpu_backend(gru::Engine, std::string& reason) {
   reason = "built without CUDA";
   return nullptr;
 }

@@ -6,8 +6,11 @@
 
 namespace char_model {
 
+NLOHMANN_JSON_SERIALIZE_ENUM(DataType, {{DataType::kFloat, "float"},
+                                        {DataType::kHalf, "half"},
+                                        {DataType::kBfloat16, "bfloat16"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainingOptions, batch, steps, rate, clip, zoneout, dropconnect,
-                                   seed)
+                                   type, lines, seed)
 
 namespace {
 
@@ -50,6 +53,11 @@ void add_training(CLI::App& app, Options& o) {
   in_group(app.add_option("--dropconnect", o.dropconnect, "Rate of DropConnect on R"),
            defaults.dropconnect)
       ->check(is_rate);
+  in_group(app.add_option("--type", o.type, "What the GRU computes in; its weights stay float"),
+           defaults.type)
+      ->check(CLI::IsMember({"float", "half", "bfloat16"}));
+  app.add_flag("--lines", o.lines, "Learn each line by itself, up to --steps characters of it")
+      ->group("Training");
   in_group(app.add_option("--seed", o.seed, "Of the weights, masks and samples"), defaults.seed);
 }
 
@@ -76,7 +84,8 @@ void add_files(CLI::App& app, Options& o) {
       ->group("Files");
   app.add_option("--plot", o.plot, "Draw the loss curve: .svg, or .png by Python's matplotlib")
       ->group("Files");
-  app.add_option("--log", o.log, "Write the loss of every iteration (CSV)")->group("Files");
+  app.add_option("--log", o.log, "Write the loss of every iteration, and the held-out text's (CSV)")
+      ->group("Files");
 }
 
 void add_sampling(CLI::App& app, Options& o) {
@@ -97,13 +106,20 @@ void add_sampling(CLI::App& app, Options& o) {
 ParsedOptions parse_options(int argc, char** argv) {
   Options options;
   CLI::App app{kDescription, "char_model"};
-  app.add_option("--text", options.text, "Text to learn (default: this repository's sources)")
+  app.add_option("--text", options.text, "Files to learn (default: this repository's sources)")
       ->check(CLI::ExistingFile);
   app.add_option("--held-out", options.held_out, "Share of the text, its end, kept for validation")
       ->check(CLI::Range(0.0, 0.5))
       ->capture_default_str();
-  app.add_option("--engine", options.engine, "auto = the GPU if there is one, else the host")
-      ->check(CLI::IsMember({"auto", "host", "gpu"}))
+  app.add_option("--validations", options.validations, "How often the loss on that is computed")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option(
+         "--engine", options.engine,
+         "auto = the GPU if there is one, else the host; gpu = the fastest engine there, or "
+         "else the named one")
+      ->check(CLI::IsMember(
+          {"auto", "host", "gpu", "stepwise", "cluster", "grid", "cluster_fma", "grid_fma"}))
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads of the host engine, 0 = as many as CPUs")
       ->check(CLI::NonNegativeNumber)
@@ -129,6 +145,8 @@ TrainingOptions resolve(Options const& options, TrainingOptions const& base) {
   result.clip = options.clip.value_or(base.clip);
   result.zoneout = options.zoneout.value_or(base.zoneout);
   result.dropconnect = options.dropconnect.value_or(base.dropconnect);
+  result.type = options.type ? nlohmann::json(*options.type).get<DataType>() : base.type;
+  result.lines = options.lines.value_or(base.lines);
   result.seed = options.seed.value_or(base.seed);
   return result;
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "model.hpp"
 #include "trainer.hpp"
@@ -12,10 +13,11 @@ namespace char_model {
 
 /// What the command line says.
 struct Options {
-  std::string text;  // empty: this repository's sources
+  std::vector<std::string> text;  // empty: this repository's sources
   std::string engine = "auto";
   int threads = 0;
   double held_out = 0.05;  // the share of the text that is kept for validation
+  int validations = 5;     // in a run
 
   // The model. A file that is loaded decides instead.
   std::int64_t embedding = 64;
@@ -29,6 +31,8 @@ struct Options {
   std::optional<double> clip;
   std::optional<double> zoneout;
   std::optional<double> dropconnect;
+  std::optional<std::string> type;
+  std::optional<bool> lines;
   std::optional<std::uint64_t> seed;
 
   // The run ends at the first of these.

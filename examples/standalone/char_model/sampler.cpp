@@ -27,7 +27,8 @@ Sampler::Sampler(Backend& backend, ParameterTable const& table, float const* par
     problem.batch = 1;
     problem.zoneout.rate = options.zoneout;
     problem.dropconnect.rate = options.dropconnect;
-    layers_.push_back({backend.make_gru(problem), Buffer<float>{backend, table.sizes().hidden}});
+    layers_.push_back(
+        {backend.make_gru(problem, options.type), Buffer<float>{backend, table.sizes().hidden}});
   }
 }
 

@@ -17,6 +17,7 @@ class Sampler {
     double temperature = 1;  // 0 = the likeliest character
     double zoneout = 0;      // as in training; here they weight instead of dropping
     double dropconnect = 0;
+    DataType type = DataType::kFloat;
     std::uint64_t seed = 0;
   };
 

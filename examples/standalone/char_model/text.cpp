@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <random>
+#include <sstream>
 #include <stdexcept>
 
 namespace char_model {
@@ -49,10 +51,12 @@ std::vector<fs::path> sources_under(fs::path const& root) {
 
 }  // namespace
 
-Corpus read_file(std::string const& path) {
-  if (!fs::is_regular_file(path)) throw std::runtime_error{path + " is not a file"};
+Corpus read_files(std::vector<std::string> const& paths) {
   Corpus corpus;
-  append_file(corpus, path);
+  for (std::string const& path : paths) {
+    if (!fs::is_regular_file(path)) throw std::runtime_error{path + " is not a file"};
+    append_file(corpus, path);
+  }
   return corpus;
 }
 
@@ -63,6 +67,22 @@ Corpus read_sources(std::string const& root) {
   Corpus corpus;
   for (fs::path const& path : sources_under(root)) append_file(corpus, path);
   return corpus;
+}
+
+Corpus shuffled_lines(Corpus const& corpus, std::uint64_t seed) {
+  std::vector<std::string> lines;
+  std::istringstream in{corpus.text};
+  for (std::string line; std::getline(in, line);) lines.push_back(line + '\n');
+  std::mt19937_64 generator{seed};
+  for (std::size_t i = lines.size(); i > 1; --i) std::swap(lines[i - 1], lines[generator() % i]);
+  Corpus shuffled;
+  for (std::string const& line : lines) {
+    shuffled.starts.push_back(1);
+    shuffled.starts.resize(shuffled.starts.size() + line.size() - 1, 0);
+    shuffled.text += line;
+  }
+  shuffled.files = corpus.files;
+  return shuffled;
 }
 
 Vocabulary::Vocabulary(std::string const& text) {
@@ -79,6 +99,7 @@ Vocabulary::Vocabulary(std::vector<std::uint8_t> bytes) : bytes_{std::move(bytes
 }
 
 void Vocabulary::number() {
+  if (size() > 255) throw std::runtime_error{"a file in which every byte occurs is no text"};
   tokens_.fill(-1);
   int next = 0;
   for (std::uint8_t const byte : bytes_) tokens_[byte] = next++;

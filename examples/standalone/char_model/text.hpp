@@ -15,14 +15,17 @@ struct Corpus {
   std::size_t files = 0;
 };
 
-/// Reads one file. Throws where it cannot be read.
-Corpus read_file(std::string const& path);
+/// Reads files, one after the other. Throws where one cannot be read.
+Corpus read_files(std::vector<std::string> const& paths);
 
 /// Reads the C++ and CUDA sources and the Markdown under `root`, in the order of their paths;
 /// hidden and build directories are left out.
 Corpus read_sources(std::string const& root);
 
-/// The bytes that occur, numbered in ascending order: a token is such a number.
+/// The lines of a text in random order, each a file of its own.
+Corpus shuffled_lines(Corpus const& corpus, std::uint64_t seed);
+
+/// The bytes that occur, numbered in ascending order: a token is such a number, and less than 255.
 class Vocabulary {
  public:
   Vocabulary() { number(); }

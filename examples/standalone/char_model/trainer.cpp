@@ -3,14 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 namespace char_model {
 namespace {
 
 constexpr std::int64_t kLossesKept = 64;
-constexpr std::int64_t kValidated = 1 << 14;  // characters, at most
-constexpr double kWarmUp = 20;                // iterations in which the rate rises
+constexpr double kValidated = 16000;  // characters, or as many as there are
+constexpr double kWarmUp = 20;        // iterations in which the rate rises
 
 constexpr char const* kFirstMoment = "adam.first_moment.";
 constexpr char const* kSecondMoment = "adam.second_moment.";
@@ -19,16 +20,40 @@ std::string state_name(std::int64_t layer) {
   return "state.l" + std::to_string(layer);
 }
 
-/// Few enough streams that each has a window's worth of characters, if there are so many.
-std::int64_t validation_batch(Tokens const& text, TrainingOptions const& options) {
-  auto const windows = static_cast<std::int64_t>(text.tokens.size()) / (options.steps + 1);
-  return std::clamp<std::int64_t>(windows, 1, options.batch);
+std::unique_ptr<Windows> make_windows(Backend& backend, Tokens const& text,
+                                      TrainingOptions const& options) {
+  if (options.lines) {
+    return std::make_unique<Lines>(backend, text, options.steps, options.batch);
+  }
+  return std::make_unique<Streams>(backend, text, options.steps, options.batch);
+}
+
+/// Few enough streams, or lines at once, that each has a window's worth of characters, if there are
+/// so many.
+TrainingOptions fit_to(Tokens const& text, TrainingOptions options) {
+  auto const size = static_cast<std::int64_t>(text.tokens.size());
+  options.batch = std::clamp<std::int64_t>(size / (options.steps + 1), 1, options.batch);
+  options.steps = std::min(options.steps, (size - 1) / options.batch);
+  return options;
+}
+
+NetworkOptions network_options(TrainingOptions const& options, bool training) {
+  NetworkOptions result;
+  result.steps = options.steps;
+  result.batch = options.batch;
+  result.zoneout = options.zoneout;
+  result.dropconnect = options.dropconnect;
+  result.type = options.type;
+  result.lines = options.lines;
+  result.training = training;
+  return result;
 }
 
 }  // namespace
 
-Streams::Streams(Backend& backend, Tokens const& text, std::int64_t batch)
-    : batch_{batch},
+Streams::Streams(Backend& backend, Tokens const& text, std::int64_t steps, std::int64_t batch)
+    : steps_{steps},
+      batch_{batch},
       stream_length_{(static_cast<std::int64_t>(text.tokens.size()) - 1) / batch},
       tokens_{backend, text.tokens},
       starts_{backend, text.starts} {
@@ -38,28 +63,59 @@ Streams::Streams(Backend& backend, Tokens const& text, std::int64_t batch)
   }
 }
 
-Validator::Validator(Backend& backend, ParameterTable const& table, Tokens const& text,
-                     TrainingOptions const& options)
-    : backend_{&backend}, table_{&table}, streams_{backend, text, validation_batch(text, options)} {
-  options_.steps = std::min(options.steps, streams_.stream_length());
-  options_.batch = streams_.batch();
-  options_.zoneout = options.zoneout;
-  options_.dropconnect = options.dropconnect;
+void Streams::read(Network& network, std::int64_t i) const {
+  network.read({tokens_.data(), starts_.data(), stream_length_}, i * steps_ % stream_length_);
 }
 
+Lines::Lines(Backend& backend, Tokens const& text, std::int64_t steps, std::int64_t batch)
+    : steps_{steps}, batch_{batch}, tokens_{backend, text.tokens} {
+  std::vector<std::int64_t> begins;
+  std::size_t begin = 0;
+  for (std::size_t end = 1; end <= text.tokens.size(); ++end) {
+    if (end < text.tokens.size() && text.starts[end] == 0) continue;
+    auto const targets = static_cast<std::int64_t>(end - begin) - 1;
+    if (targets > 0) {
+      begins.push_back(static_cast<std::int64_t>(begin));
+      lengths_.push_back(static_cast<std::int32_t>(std::min(targets, steps)));
+    }
+    begin = end;
+  }
+  if (begins.empty()) throw std::runtime_error{"the text has no line to learn from"};
+  line_begins_ = Buffer<std::int64_t>{backend, begins};
+  line_lengths_ = Buffer<std::int32_t>{backend, lengths_};
+}
+
+void Lines::read(Network& network, std::int64_t i) const {
+  std::int64_t const first = i * batch_ % size();
+  std::int64_t targets = 0;
+  for (std::int64_t n = 0; n < batch_; ++n) {
+    targets += lengths_[static_cast<std::size_t>((first + n) % size())];
+  }
+  network.read({tokens_.data(), line_begins_.data(), line_lengths_.data(), size()}, first, targets);
+}
+
+Validator::Validator(Backend& backend, ParameterTable const& table, Tokens const& text,
+                     TrainingOptions const& options)
+    : backend_{&backend},
+      table_{&table},
+      options_{fit_to(text, options)},
+      windows_{make_windows(backend, text, options_)} {}
+
 double Validator::loss(float const* parameters) {
-  std::int64_t const most = std::max<std::int64_t>(1, kValidated / options_.batch / options_.steps);
-  std::int64_t const windows = std::min(most, streams_.stream_length() / options_.steps);
-  Network network{*backend_, *table_, options_};  // anew, for its state is zero
-  Buffer<double> losses{*backend_, windows};
-  for (std::int64_t i = 0; i < windows; ++i) {
-    network.read(streams_.view(), i * options_.steps);
+  // Anew, for its state is zero.
+  Network network{*backend_, *table_, network_options(options_, false)};
+  Buffer<double> losses{*backend_, windows_->whole()};
+  std::vector<double> counts;
+  double seen = 0;
+  for (std::int64_t i = 0; i < windows_->whole() && seen < kValidated; ++i) {
+    windows_->read(network, i);
     network.forward(parameters, {}, losses.data() + i);
     network.carry_state();
+    counts.push_back(static_cast<double>(network.target_count()));
+    seen += counts.back();
   }
-  double sum = 0;
-  for (double const loss : losses.download()) sum += loss;
-  return sum / static_cast<double>(windows);
+  std::vector<double> const means = losses.download();
+  return std::inner_product(counts.begin(), counts.end(), means.begin(), 0.0) / seen;
 }
 
 Trainer::Trainer(Backend& backend, ParameterTable const& table, Tokens const& text,
@@ -67,19 +123,13 @@ Trainer::Trainer(Backend& backend, ParameterTable const& table, Tokens const& te
     : backend_{&backend},
       table_{&table},
       options_{options},
-      streams_{backend, text, options.batch},
-      network_{backend,
-               table,
-               {options.steps, options.batch, options.zoneout, options.dropconnect, true}},
+      windows_{make_windows(backend, text, options)},
+      network_{backend, table, network_options(options, true)},
       parameters_{backend, initial_parameters(table, options.seed)},
       gradient_{backend, table.block_size()},
       first_moment_{backend, table.block_size()},
       second_moment_{backend, table.block_size()},
       losses_{backend, kLossesKept} {}
-
-std::int64_t Trainer::iterations_per_epoch() const {
-  return (streams_.stream_length() + options_.steps - 1) / options_.steps;
-}
 
 double Trainer::rate() const {
   return options_.rate * std::min(1.0, static_cast<double>(iteration_ + 1) / kWarmUp);
@@ -90,7 +140,7 @@ void Trainer::iterate() {
   random.seed = options_.seed;
   random.offset = static_cast<std::uint64_t>(iteration_);
 
-  network_.read(streams_.view(), iteration_ * options_.steps % streams_.stream_length());
+  windows_->read(network_, iteration_);
   network_.forward(parameters_.data(), random, losses_.data() + pending_);
   network_.backward(parameters_.data(), gradient_.data());
   network_.carry_state();
@@ -99,6 +149,7 @@ void Trainer::iterate() {
   adam.count = table_->block_size();
   adam.iteration = iteration_ + 1;
   adam.rate = rate();
+  adam.gradient_scale = 1 / static_cast<double>(network_.target_count());
   adam.clip = options_.clip;
   adam.gradient = gradient_.data();
   adam.value = parameters_.data();
@@ -108,6 +159,7 @@ void Trainer::iterate() {
 
   ++pending_;
   ++iteration_;
+  characters_ += network_.target_count();
 }
 
 void Trainer::collect_losses() {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "backend.hpp"
@@ -19,24 +20,62 @@ struct TrainingOptions {
   double clip = 1;
   double zoneout = 0;
   double dropconnect = 0;
+  DataType type = DataType::kFloat;
+  bool lines = false;  // learn each line of the text by itself
   std::uint64_t seed = 1;
 };
 
-/// A text in the backend's memory, cut into streams.
-class Streams {
+/// A text in the backend's memory, as windows of T by N characters.
+class Windows {
+ public:
+  virtual ~Windows() = default;
+
+  /// The windows that a pass over the text takes.
+  virtual std::int64_t count() const = 0;
+  /// Those that do not go on at the text's beginning; at least 1.
+  virtual std::int64_t whole() const = 0;
+  /// Has the network read window `i`; behind the last one the text begins anew.
+  virtual void read(Network& network, std::int64_t i) const = 0;
+};
+
+/// The text cut into N streams of equal length, of which a window has the next T characters.
+class Streams final : public Windows {
  public:
   /// Throws where the text is too short for so many streams.
-  Streams(Backend& backend, Tokens const& text, std::int64_t batch);
+  Streams(Backend& backend, Tokens const& text, std::int64_t steps, std::int64_t batch);
 
-  TextView view() const { return {tokens_.data(), starts_.data(), stream_length_}; }
-  std::int64_t stream_length() const { return stream_length_; }
-  std::int64_t batch() const { return batch_; }
+  std::int64_t count() const override { return (stream_length_ + steps_ - 1) / steps_; }
+  std::int64_t whole() const override { return std::max<std::int64_t>(1, stream_length_ / steps_); }
+  void read(Network& network, std::int64_t i) const override;
 
  private:
+  std::int64_t steps_;
   std::int64_t batch_;
   std::int64_t stream_length_;
   Buffer<std::uint8_t> tokens_;
   Buffer<std::uint8_t> starts_;
+};
+
+/// The text as it begins anew at each of its starts: N of these pieces are a window, as far as
+/// they fit into T steps.
+class Lines final : public Windows {
+ public:
+  /// Throws where the text has no line of two characters.
+  Lines(Backend& backend, Tokens const& text, std::int64_t steps, std::int64_t batch);
+
+  std::int64_t count() const override { return (size() + batch_ - 1) / batch_; }
+  std::int64_t whole() const override { return std::max<std::int64_t>(1, size() / batch_); }
+  void read(Network& network, std::int64_t i) const override;
+
+ private:
+  std::int64_t size() const { return static_cast<std::int64_t>(lengths_.size()); }
+
+  std::int64_t steps_;
+  std::int64_t batch_;
+  std::vector<std::int32_t> lengths_;
+  Buffer<std::uint8_t> tokens_;
+  Buffer<std::int64_t> line_begins_;
+  Buffer<std::int32_t> line_lengths_;
 };
 
 /// The loss on a held-out text, or on some 16000 characters of a long one, without masks.
@@ -51,8 +90,8 @@ class Validator {
  private:
   Backend* backend_;
   ParameterTable const* table_;
-  NetworkOptions options_;
-  Streams streams_;
+  TrainingOptions options_;
+  std::unique_ptr<Windows> windows_;
 };
 
 /// A point of the validation curve.
@@ -67,8 +106,8 @@ struct History {
   std::vector<Validation> validations;
 };
 
-/// Truncated backpropagation through time with Adam. A window of T characters of N streams is one
-/// iteration; the state goes on from window to window, and is cleared where a file begins.
+/// Truncated backpropagation through time with Adam; a window is one iteration. The state of
+/// streams goes on from window to window, and is cleared where a file begins.
 class Trainer {
  public:
   Trainer(Backend& backend, ParameterTable const& table, Tokens const& text,
@@ -76,8 +115,9 @@ class Trainer {
 
   std::string engine() const { return network_.engine(); }
   std::int64_t iteration() const { return iteration_; }
-  std::int64_t characters_per_iteration() const { return options_.batch * options_.steps; }
-  std::int64_t iterations_per_epoch() const;
+  /// Those of all iterations since the trainer was made.
+  std::int64_t characters() const { return characters_; }
+  std::int64_t iterations_per_epoch() const { return windows_->count(); }
   float const* parameters() const { return parameters_.data(); }
   History const& history() const { return history_; }
 
@@ -107,7 +147,7 @@ class Trainer {
   Backend* backend_;
   ParameterTable const* table_;
   TrainingOptions options_;
-  Streams streams_;
+  std::unique_ptr<Windows> windows_;
   Network network_;
   Buffer<float> parameters_;
   Buffer<float> gradient_;
@@ -116,6 +156,7 @@ class Trainer {
   Buffer<double> losses_;
   std::int64_t pending_ = 0;  // losses not collected yet
   std::int64_t iteration_ = 0;
+  std::int64_t characters_ = 0;
   History history_;
 };
 

@@ -46,11 +46,14 @@ class LossFunction {
  public:
   LossFunction(Backend& backend, ParameterTable const& table, Tokens const& text,
                NetworkOptions const& options)
-      : streams_{backend, text, options.batch},
-        network_{backend, table, options},
+      : network_{backend, table, options},
         parameters_{backend, table.block_size()},
         gradient_{backend, table.block_size()},
         loss_{backend, 1} {
+    if (options.lines) {
+      Lines{backend, text, options.steps, options.batch}.read(network_, 1);
+      return;
+    }
     // The second window, whose state the first leaves: random, as a state that goes on must count.
     std::mt19937 generator{2};
     std::uniform_real_distribution<float> uniform{-1, 1};
@@ -59,7 +62,7 @@ class LossFunction {
       for (float& value : state) value = uniform(generator);
       network_.set_state(l, state);
     }
-    network_.read(streams_.view(), options.steps);
+    Streams{backend, text, options.steps, options.batch}.read(network_, 1);
   }
 
   double loss(std::vector<float> const& parameters) {
@@ -73,11 +76,12 @@ class LossFunction {
   std::vector<float> gradient(std::vector<float> const& parameters) {
     loss(parameters);
     network_.backward(parameters_.data(), gradient_.data());
-    return gradient_.download();
+    std::vector<float> sum = gradient_.download();
+    for (float& value : sum) value /= static_cast<float>(network_.target_count());
+    return sum;
   }
 
  private:
-  Streams streams_;
   Network network_;
   Buffer<float> parameters_;
   Buffer<float> gradient_;
@@ -105,10 +109,17 @@ double slope(LossFunction& function, std::vector<float> const& at,
 
 /// Along the gradient, the loss rises by the gradient's length; this fails for any wrong gradient
 /// that is not merely too long or too short in directions that cancel.
-void check_gradients(std::int64_t layers, double zoneout, double dropconnect) {
+void check_gradients(std::int64_t layers, double zoneout, double dropconnect, bool lines = false) {
   std::unique_ptr<Backend> const backend = make_host_backend(2);
   ParameterTable const table{{11, 6, 9, layers}};
-  LossFunction function{*backend, table, random_text(200, 11), {7, 5, zoneout, dropconnect, true}};
+  NetworkOptions options;
+  options.steps = 7;
+  options.batch = 5;
+  options.zoneout = zoneout;
+  options.dropconnect = dropconnect;
+  options.lines = lines;
+  options.training = true;
+  LossFunction function{*backend, table, random_text(200, 11), options};
   std::vector<float> const parameters = initial_parameters(table, 4);
   std::vector<float> const gradient = function.gradient(parameters);
   for (Parameter const& parameter : table.all()) {
@@ -119,9 +130,10 @@ void check_gradients(std::int64_t layers, double zoneout, double dropconnect) {
     for (float& value : direction) value /= static_cast<float>(length);
     double const measured = slope(function, parameters, direction);
     expect(length > 1e-4 && std::fabs(measured - length) < 0.01 * length,
-           std::to_string(layers) + " layers, zoneout " + number(zoneout) + ", DropConnect " +
-               number(dropconnect) + ": gradient of " + parameter.name + " is " + number(length) +
-               " long, the loss's slope along it " + number(measured));
+           std::to_string(layers) + (lines ? " layers, lines" : " layers, streams") + ", zoneout " +
+               number(zoneout) + ", DropConnect " + number(dropconnect) + ": gradient of " +
+               parameter.name + " is " + number(length) + " long, the loss's slope along it " +
+               number(measured));
   }
 }
 
@@ -136,51 +148,70 @@ std::vector<double> losses(Trainer& trainer, int iterations) {
   return trainer.history().losses;
 }
 
-int check_gpu() {
-  std::string reason;
-  std::unique_ptr<Backend> const gpu = make_gpu_backend(reason);
-  if (gpu == nullptr) {
-    std::printf("no CUDA device: %s\n", reason.c_str());
-    return 77;
-  }
-  std::unique_ptr<Backend> const host = make_host_backend(0);
+void check_gpu_beside_host(Backend& gpu, Backend& host, TrainingOptions const& options) {
   ParameterTable const table{{37, 20, 48, 2}};
   Tokens const text = random_text(5000, 37);
-  TrainingOptions options;
-  options.batch = 9;
-  options.steps = 13;
-  options.zoneout = 0.1;
-  options.dropconnect = 0.2;
-  options.clip = 0.5;
   constexpr int kIterations = 100;
+  std::string const what = options.lines ? "lines: " : "streams: ";
 
-  Trainer on_host{*host, table, text, options};
-  Trainer on_gpu{*gpu, table, text, options};
+  Trainer on_host{host, table, text, options};
+  Trainer on_gpu{gpu, table, text, options};
   std::vector<double> const expected = losses(on_host, kIterations);
   std::vector<double> const seen = losses(on_gpu, kIterations);
   double worst = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
     worst = std::max(worst, std::fabs(seen[i] - expected[i]) / expected[i]);
   }
-  expect(std::fabs(seen[0] - expected[0]) < 1e-5 * expected[0],
-         "the first loss is the host's: " + number(seen[0]) + " and " + number(expected[0]));
-  expect(worst < 1e-5, "all losses are the host's; largest relative difference " + number(worst));
+  expect(worst < 1e-5,
+         what + "all losses are the host's; largest relative difference " + number(worst));
 
-  Validator on_host_held_out{*host, table, text, options};
-  Validator on_gpu_held_out{*gpu, table, text, options};
+  Validator on_host_held_out{host, table, text, options};
+  Validator on_gpu_held_out{gpu, table, text, options};
   double const host_loss = on_host_held_out.loss(on_host.parameters());
   double const gpu_loss = on_gpu_held_out.loss(on_gpu.parameters());
   expect(std::fabs(gpu_loss - host_loss) < 1e-5 * host_loss,
-         "the loss without masks is the host's: " + number(gpu_loss) + " and " + number(host_loss));
+         what + "the loss without masks is the host's: " + number(gpu_loss) + " and " +
+             number(host_loss));
 
-  Trainer again{*gpu, table, text, options};
+  Trainer again{gpu, table, text, options};
   losses(again, kIterations / 2);
   SafeTensors file;
   again.save(file);
-  Trainer resumed{*gpu, table, text, options};
+  Trainer resumed{gpu, table, text, options};
   resumed.restore(file);
   expect(losses(resumed, kIterations - kIterations / 2) == seen,
-         "a second run, saved and resumed half-way, has the same losses bit by bit");
+         what + "a second run, saved and resumed half-way, has the same losses bit by bit");
+
+  for (DataType const type : {DataType::kHalf, DataType::kBfloat16}) {
+    TrainingOptions in_16_bits = options;
+    in_16_bits.type = type;
+    Trainer low_on_host{host, table, text, in_16_bits};
+    Trainer low_on_gpu{gpu, table, text, in_16_bits};
+    double const host_first = losses(low_on_host, 1).front();
+    double const gpu_first = losses(low_on_gpu, 1).front();
+    expect(std::fabs(gpu_first - host_first) < 1e-3 * host_first,
+           what + "the first loss in 16 bits is the host's: " + number(gpu_first) + " and " +
+               number(host_first));
+  }
+}
+
+int check_gpu() {
+  std::string reason;
+  std::unique_ptr<Backend> const gpu = make_gpu_backend(gru::Engine::kAutomatic, reason);
+  if (gpu == nullptr) {
+    std::printf("no CUDA device: %s\n", reason.c_str());
+    return 77;
+  }
+  std::unique_ptr<Backend> const host = make_host_backend(0);
+  TrainingOptions options;
+  options.batch = 9;
+  options.steps = 13;
+  options.zoneout = 0.1;
+  options.dropconnect = 0.2;
+  options.clip = 0.5;
+  check_gpu_beside_host(*gpu, *host, options);
+  options.lines = true;
+  check_gpu_beside_host(*gpu, *host, options);
   return failures == 0 ? 0 : 1;
 }
 
@@ -188,6 +219,7 @@ int check_all_gradients() {
   check_gradients(1, 0, 0);
   check_gradients(2, 0, 0);
   check_gradients(2, 0.2, 0.3);
+  check_gradients(2, 0.2, 0.3, true);
   return failures == 0 ? 0 : 1;
 }
 

@@ -37,10 +37,15 @@ def sample_in(output):
 
 def losses_in(path):
     lines = path.read_text().splitlines()
-    assert lines[0] == "iteration,loss"
+    assert lines[0] == "iteration,loss,held_out"
     rows = [line.split(",") for line in lines[1:]]
     assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
     return [row[1] for row in rows]
+
+
+def held_out_losses_in(path):
+    return [float(line.split(",")[2]) for line in path.read_text().splitlines()[1:]
+            if not line.endswith(",")]
 
 
 def read_safetensors(path):
@@ -155,6 +160,22 @@ class CharModel(unittest.TestCase):
             del tensors["history.validation"]  # the runs validate at other iterations
         self.assertEqual(seen, expected)
         self.assertEqual(seen[0]["iteration"], str(ITERATIONS))
+
+    def test_16_bits_and_lines_learn_as_well(self):
+        text = self.folder / "lines.txt"
+        text.write_text("".join(" ".join(self.words[5 * i:5 * i + 1 + i % 5]) + "\n"
+                                for i in range(800)))
+        log = self.folder / "lines.csv"
+        last = {}
+        for kind in ("float", "half", "bfloat16"):
+            run("--text", text, *TRAINING, "--lines", "--type", kind, "--iterations", ITERATIONS,
+                "--validations", 4, "--log", log, "--sample", 0)
+            held_out = held_out_losses_in(log)
+            self.assertEqual(len(held_out), 4)
+            last[kind] = held_out[-1]
+        self.assertLess(last["float"], 1)
+        self.assertLess(abs(last["half"] - last["float"]), 0.02)
+        self.assertLess(abs(last["bfloat16"] - last["float"]), 0.02)
 
     def test_number_of_threads_changes_no_bit(self):
         log = self.folder / "one_thread.csv"

@@ -8,29 +8,29 @@
 #include <gru/problem.hpp>
 
 /// Predicted times, in microseconds, fitted to measurements on one H200 (132 multiprocessors,
-/// driver 580): the stepwise engine to the 18 shapes of bench/shapes.hpp, replayed from a CUDA
-/// graph. They serve to compare engines; launch costs of the host are not in them.
+/// driver 580): the stepwise engine forward to the 18 shapes of bench/shapes.hpp, replayed from a
+/// CUDA graph. They serve to compare engines; launch costs of the host are not in them.
 namespace gru::detail {
 
-/// A step's time as base + weights * H^2 / 1e6 + product * N H^2 / 1e8 + cell * N H / 1e5. That of
-/// the products of whole sequences is input * N C H / 1e8 backward; forward see
-/// predict_input_product.
+/// A step's time as base + weights * H^2 / 1e6 + product * N H^2 / 1e8 + cell * N H / 1e5, without
+/// the products of whole sequences: for these see predict_input_product and
+/// predict_gradient_products.
 struct StepCosts {
   double base;
   double weights;
   double product;
   double cell;
-  double input;
 };
 
-// Least squares of the relative error. Worst shape: 16 bits 12% forward and 23% backward, float 37%
-// and 54%, TF32 backward 25%. TF32 forward is fitted to large layers, where the choice is close.
-inline constexpr StepCosts kForward16 = {4.5, 1.27, 0, 2.2, 0};
-inline constexpr StepCosts kBackward16 = {6.8, 2.05, 0.36, 4.5, 0.43};
-inline constexpr StepCosts kForwardFloat = {5.0, 3.2, 6.0, 12, 0};
-inline constexpr StepCosts kBackwardFloat = {6.3, 3.8, 9.2, 23, 32};
-inline constexpr StepCosts kForwardTf32 = {5.5, 3.2, 1.0, 2.0, 0};
-inline constexpr StepCosts kBackwardTf32 = {6.4, 3.6, 0, 10.9, 4.2};
+// Least squares of the relative error. Forward, worst shape: 16 bits 12%, float 37%; TF32 is fitted
+// to large layers, where the choice is close. Backward to 10 and 100 steps of the policy test's
+// shapes: 16 bits 25%, TF32 39%, float 48%.
+inline constexpr StepCosts kForward16 = {4.5, 1.27, 0, 2.2};
+inline constexpr StepCosts kBackward16 = {7.0, 1.8, 0, 1.9};
+inline constexpr StepCosts kForwardFloat = {5.0, 3.2, 6.0, 12};
+inline constexpr StepCosts kBackwardFloat = {6.9, 4.3, 19, 14};
+inline constexpr StepCosts kForwardTf32 = {5.5, 3.2, 1.0, 2.0};
+inline constexpr StepCosts kBackwardTf32 = {7.2, 3.75, 0, 9.6};
 
 /// A step's share of the input product of floats by FFMA.
 inline double predict_plain_product(Problem const& p) {
@@ -109,17 +109,6 @@ double predict_input_product(Problem const& p) {
   return std::max(multiply, write);
 }
 
-/// A step's share of the products that follow backward's steps: dx, dW and dR.
-template <typename T>
-double predict_gradient_products(Problem const& p) {
-  if (p.steps == 0) return 0;
-  bool const plain = std::is_same_v<T, float> && p.precision != Precision::kTf32;
-  Problem square = p;
-  square.input_size = p.hidden_size;
-  return plain ? 2 * predict_plain_product(p) + predict_plain_product(square)
-               : 2 * predict_input_product<T>(p) + predict_input_product<T>(square);
-}
-
 /// What starts a persistent pass: the kernels before it, and R's way onto the chip. Fitted to runs
 /// of one step. The engines without tensor cores keep floats whatever the type.
 template <typename T>
@@ -130,8 +119,29 @@ double predict_recurrence_start(Problem const& p, Engine engine) {
   return 12 + per_weight * H * H / 1e5;
 }
 
-/// What starts a stepwise pass, beside the input product.
+/// What starts a stepwise pass, beside the input product, and what a backward pass does more than a
+/// forward pass before its first step and after its last one.
 inline constexpr double kStepwiseStartUs = 7;
+inline constexpr double kBackwardFrameUs = 18;
+
+/// A step's share of the products that follow backward's steps: dx, dW and dR.
+template <typename T>
+double predict_gradient_products(Problem const& p) {
+  if (p.steps == 0 || p.batch == 0) return 0;
+  Problem square = p;
+  square.input_size = p.hidden_size;
+  if (!std::is_same_v<T, float> || p.precision == Precision::kTf32) {
+    return 2 * predict_input_product<T>(p) + predict_input_product<T>(square);
+  }
+  // Of a chunk of about as many rows as the workspace usually has room for.
+  double const N = static_cast<double>(p.batch);
+  double const rows = std::max(N, std::min(32768.0, static_cast<double>(p.steps) * N));
+  double time = predict_gradients(p, rows, {});
+  bool const may_split = p.precision == Precision::kFp32 && p.hidden_size % 8 == 0 &&
+                         p.input_size % 8 == 0 && rows >= 2048;
+  if (may_split) time = std::min(time, predict_gradients(p, rows, {true, true, true}));
+  return time / rows * N;
+}
 
 /// The stepwise engine's time for a pass; 0, no prediction, for double, which was not measured.
 template <typename T>
@@ -143,14 +153,14 @@ double predict_stepwise(Problem const& p, bool backward) {
   if (std::is_same_v<T, float>) c = backward ? kBackwardFloat : kForwardFloat;
   if (std::is_same_v<T, float> && tf32) c = backward ? kBackwardTf32 : kForwardTf32;
   double const N = static_cast<double>(p.batch);
-  double const C = static_cast<double>(p.input_size);
   double const H = static_cast<double>(p.hidden_size);
-  double const input = backward ? c.input * N * C * H / 1e8 : predict_input_product<T>(p);
+  double const input = backward ? predict_gradient_products<T>(p) : predict_input_product<T>(p);
   // Reset before: two products and two kernels a step; measured 1.1 to 2.6 times as much.
   double const own =
       c.base + c.weights * H * H / 1e6 + c.product * N * H * H / 1e8 + c.cell * N * H / 1e5;
   double const step = (resets_before ? 1.9 * own : own) + input;
-  return kStepwiseStartUs + static_cast<double>(p.steps) * step;
+  double const frame = kStepwiseStartUs + (backward ? kBackwardFrameUs : 0);
+  return frame + static_cast<double>(p.steps) * step;
 }
 
 }  // namespace gru::detail

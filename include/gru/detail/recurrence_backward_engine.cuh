@@ -171,7 +171,8 @@ Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& fac
     candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
     if (candidate.can_run) {
       OverlapCosts const costs = PersistentBackwardSteps<Recurrence>{p, facts}.overlap_costs(facts);
-      candidate.predicted_us = predict_recurrence_start<T>(p, Recurrence::kEngine) +
+      candidate.predicted_us = kBackwardFrameUs +
+                               predict_recurrence_start<T>(p, Recurrence::kEngine) +
                                predict_overlap(cut_for_overlap(p.steps, p.steps, costs), costs);
     }
   }

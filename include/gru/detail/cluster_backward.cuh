@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include <gru/detail/cluster_backward_kernel.cuh>
 #include <gru/detail/cluster_plan.cuh>
@@ -13,54 +14,70 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// A shape of the backward kernel for one T, as the engine sees it.
+/// A shape of the backward kernels for one T, as the engine sees it.
 template <typename T>
 struct ClusterBackwardKernel {
   ClusterFunctions<RecurrentBackward<T>, T> functions;
   ScatterOrder order;
 
-  /// The smallest shape that holds H. Registers hold R but for the part that the shape's last
-  /// number sends to shared memory, which keeps the kernels free of spills.
-  static ClusterBackwardKernel choose(Problem const& p) {
+  /// The shapes that hold H: the smallest, and one of larger clusters, of which fewer fit on the
+  /// device, where that is faster for few rows. Registers hold R but for the part that a shape's
+  /// last number sends to shared memory, which keeps the kernels free of spills, or nearly. Times
+  /// are an H200's.
+  static std::vector<ClusterBackwardKernel> holding(Problem const& p) {
     constexpr Multiplication kDirect = Multiplication::kDirect;
     constexpr Multiplication kSplit = Multiplication::kSplit;
     std::int64_t const H = p.hidden_size;
+    Variant const variant = p.variant;
     if constexpr (sizeof(T) == 2) {
-      if (H <= 128)
-        return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
-                                                               {{0.80, 0.60}, {1.28, 0.90}});
-      if (H <= 256)
-        return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
-                                                               {{0.95, 0.75}, {1.52, 1.12}});
-      if (H <= 384)
-        return of<kDirect, ClusterBackwardShape<T, 8, 384, 0>>(p.variant,
-                                                               {{1.15, 0.95}, {1.84, 1.42}});
-      if (H <= 512)
-        return of<kDirect, ClusterBackwardShape<T, 8, 512, 3>>(p.variant,
-                                                               {{1.35, 1.15}, {2.16, 1.72}});
-      if (H <= 768)
-        return of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>(p.variant,
-                                                                {{1.80, 1.60}, {2.88, 2.40}});
+      if (H <= 128) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(variant, {{0.87, 0.55}, {1.25, 0.85}})};
+      }
+      if (H <= 256) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(variant, {{0.95, 0.75}, {1.38, 1.15}})};
+      }
+      if (H <= 384) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 384, 0>>(variant, {{1.32, 1.29}, {1.90, 1.85}})};
+      }
+      if (H <= 512) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 512, 3>>(variant, {{1.84, 1.83}, {2.75, 2.42}}),
+            of<kDirect, ClusterBackwardShape<T, 16, 512, 0>>(variant,
+                                                             {{1.17, 1.13}, {1.75, 1.70}})};
+      }
+      if (H <= 768) {
+        return {of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>(variant,
+                                                                 {{2.35, 2.40}, {3.40, 3.50}})};
+      }
     } else if (p.precision == Precision::kTf32) {
-      if (H <= 128)
-        return of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
-                                                               {{0.85, 0.65}, {1.36, 0.98}});
-      if (H <= 256)
-        return of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
-                                                               {{1.05, 0.85}, {1.68, 1.27}});
-      if (H <= 512)
-        return of<kDirect, ClusterBackwardShape<T, 16, 512, 2>>(p.variant,
-                                                                {{1.50, 1.30}, {2.40, 1.95}});
+      if (H <= 128) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 128, 0>>(variant, {{0.97, 0.62}, {1.40, 0.95}})};
+      }
+      if (H <= 256) {
+        return {
+            of<kDirect, ClusterBackwardShape<T, 8, 256, 0>>(variant, {{1.06, 0.87}, {1.45, 1.30}})};
+      }
+      if (H <= 512) {
+        return {of<kDirect, ClusterBackwardShape<T, 16, 512, 2>>(variant,
+                                                                 {{1.57, 1.37}, {2.30, 2.00}})};
+      }
     } else if (p.precision == Precision::kFp32) {
-      if (H <= 128)
-        return of<kSplit, ClusterBackwardShape<T, 8, 128, 0>>(p.variant,
-                                                              {{1.05, 0.85}, {1.68, 1.27}});
-      if (H <= 256)
-        return of<kSplit, ClusterBackwardShape<T, 8, 256, 0>>(p.variant,
-                                                              {{1.50, 1.30}, {2.40, 1.95}});
-      if (H <= 512)
-        return of<kSplit, ClusterBackwardShape<T, 16, 512, 2>>(p.variant,
-                                                               {{2.60, 2.30}, {4.16, 3.45}});
+      if (H <= 128) {
+        return {
+            of<kSplit, ClusterBackwardShape<T, 8, 128, 0>>(variant, {{1.06, 0.80}, {1.55, 1.20}})};
+      }
+      if (H <= 256) {
+        return {
+            of<kSplit, ClusterBackwardShape<T, 8, 256, 2>>(variant, {{1.58, 1.47}, {2.30, 2.15}})};
+      }
+      if (H <= 512) {
+        return {
+            of<kSplit, ClusterBackwardShape<T, 16, 512, 2>>(variant, {{2.49, 2.45}, {3.60, 3.50}})};
+      }
     }
     return {};
   }
@@ -99,15 +116,24 @@ class ClusterBackwardRecurrence {
     T* packed_weights = nullptr;
   };
 
-  ClusterBackwardRecurrence(Problem const& p, DeviceFacts const&)
-      : problem_{p}, kernel_{ClusterBackwardKernel<T>::choose(p)} {
+  ClusterBackwardRecurrence(Problem const& p, DeviceFacts const&) : problem_{p} {
     if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
       obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
-    } else if (kernel_.functions.blocks == 0) {
-      obstacle_ = "R does not fit in a cluster: H is " + std::to_string(p.hidden_size);
-    } else {
-      plan_ = plan_clusters(kernel_.functions, p.batch);
-      if (plan_.tiles == 0) obstacle_ = no_room_for_cluster(kernel_.functions.blocks);
+      return;
+    }
+    obstacle_ = "R does not fit in a cluster: H is " + std::to_string(p.hidden_size);
+    for (ClusterBackwardKernel<T> const& kernel : ClusterBackwardKernel<T>::holding(p)) {
+      ClusterPlan const plan = plan_clusters(kernel.functions, p.batch);
+      if (plan.tiles == 0) {
+        if (plan_.tiles == 0) obstacle_ = no_room_for_cluster(kernel.functions.blocks);
+        continue;
+      }
+      obstacle_.clear();
+      double const us = predict_clusters(kernel.functions.time, plan);
+      if (plan_.tiles == 0 || us < step_us()) {
+        kernel_ = kernel;
+        plan_ = plan;
+      }
     }
   }
 

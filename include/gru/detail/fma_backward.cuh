@@ -9,8 +9,7 @@
 #include <gru/detail/fma_grid_backward_kernel.cuh>
 #include <gru/detail/recurrence_backward.cuh>
 
-/// The backward passes of the engines for few rows. Their times are predicted, from those of
-/// forward and what the exchange of three times as much takes.
+/// The backward passes of the engines for few rows.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -24,12 +23,12 @@ std::vector<FmaClusterKernel<RecurrentBackward<T>>> fma_cluster_backward_kernels
     kernels.push_back(FmaClusterKernel<RecurrentBackward<T>>::template of<Shape>(
         &fma_cluster_backward_kernel<T, Shape>, time));
   };
-  add(FmaClusterBackwardShape<T, 8, 4, 128, 1, 16, 1, 1>{}, {0.40, 0, 0.1});
-  add(FmaClusterBackwardShape<T, 16, 4, 256, 1, 16, 1, 1>{}, {0.55, 0, 0.1});
-  add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 1>{}, {0.85, 0, 0});
+  add(FmaClusterBackwardShape<T, 8, 4, 128, 1, 16, 1, 1>{}, {0.39, 0, 0.1});
+  add(FmaClusterBackwardShape<T, 16, 4, 256, 1, 16, 1, 1>{}, {0.56, 0, 0.1});
+  add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 1>{}, {1.1, 0, 0});
   if constexpr (std::is_same_v<T, float>) {
-    add(FmaClusterBackwardShape<T, 8, 8, 256, 4, 16, 2, 8>{}, {0.7, 0.3, 0});
-    add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 8>{}, {1.0, 0.5, 0});
+    add(FmaClusterBackwardShape<T, 8, 8, 256, 4, 16, 2, 8>{}, {0.7, 0.46, 0});
+    add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 8>{}, {1.2, 0.85, 0});
   }
   return kernels;
 }
@@ -60,11 +59,11 @@ std::vector<FmaGridKernel<RecurrentBackward<T>>> fma_grid_backward_kernels() {
     kernels.push_back(FmaGridKernel<RecurrentBackward<T>>::template of<Shape>(
         &fma_grid_backward_kernel<T, Shape>, time));
   };
-  add(FmaGridBackwardShape<T, 8, 3, 0, 1>{}, {1.3, 0, 0});
-  add(FmaGridBackwardShape<T, 16, 5, 3, 1>{}, {2.3, 0, 0});
+  add(FmaGridBackwardShape<T, 8, 3, 0, 1>{}, {1.65, 0, 0});
+  add(FmaGridBackwardShape<T, 16, 5, 3, 1>{}, {3.7, 0, 0});
   // Spills some 60 registers.
-  add(FmaGridBackwardShape<T, 16, 6, 3, 1>{}, {4, 0, 0});
-  if constexpr (std::is_same_v<T, float>) add(FmaGridBackwardShape<T, 8, 3, 0, 8>{}, {0.9, 0.6, 0});
+  add(FmaGridBackwardShape<T, 16, 6, 3, 1>{}, {5.0, 0, 0});
+  if constexpr (std::is_same_v<T, float>) add(FmaGridBackwardShape<T, 8, 3, 0, 8>{}, {1.9, 2.1, 0});
   return kernels;
 }
 

@@ -10,9 +10,8 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// The backward kernels for a precision; see grid_forward_kernels. The costs are predicted, not
-/// measured: forward's, and the time in which an H200's L2 cache delivers what a block receives, 42
-/// bytes a nanosecond to each multiprocessor; for teams, 0.3 us for the sums that they hand over.
+/// The backward kernels for a precision; see grid_forward_kernels. The costs are an H200's, of
+/// builds for sm_90a. Teams pay where a group has several tiles, whose words L2 delivers no faster.
 template <typename T>
 std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision precision) {
   constexpr Multiplication kDirect = Multiplication::kDirect;
@@ -23,25 +22,26 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
     return Kernel::template of<Shape>(&grid_backward_kernel<Shape>, costs);
   };
   if constexpr (sizeof(T) == 2) {
-    return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.18, 1.98, 0.45, 1.23}),
-            of(GridShape<T, kDirect, 2, 3, Pass::kBackward>{}, {1.26, 1.86, 0.45, 0.92}),
-            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.42, 2.28, 0.29, 1.23}),
-            of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {1.38, 2.60, 0.30, 1.84}),
-            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {1.57, 3.18, 0.38, 2.46}),
-            of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {1.40, 2.00, 0.50, 0.92}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {1.70, 2.30, 0.60, 1.20})};
+    return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.30, 1.55, 0.00, 1.35}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.56, 1.77, 0.20, 1.23}),
+            of(GridShape<T, kDirect, 2, 3, Pass::kBackward>{}, {1.47, 1.80, 0.00, 1.65}),
+            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.90, 2.20, 0.25, 1.64}),
+            of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {2.15, 2.35, 0.00, 2.10}),
+            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.75, 2.92, 0.20, 2.50}),
+            of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {2.22, 2.28, 0.00, 1.60}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.56, 2.63, 0.10, 1.66})};
   } else if (precision == Precision::kTf32) {
-    return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.22, 1.96, 0.45, 1.23}),
-            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.47, 2.28, 0.29, 1.23}),
-            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {1.64, 3.12, 0.38, 2.46}),
-            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {2.19, 4.39, 0.70, 3.69}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {1.80, 2.30, 0.60, 1.20})};
+    return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.64, 1.77, 0.25, 1.25}),
+            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.95, 2.35, 0.20, 1.92}),
+            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.78, 3.07, 0.10, 2.60}),
+            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {4.15, 4.50, 0.00, 4.25}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.57, 2.65, 0.10, 1.78})};
   } else if (precision == Precision::kFp32) {
-    return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.77, 2.48, 0.25, 1.23}),
-            of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.61, 3.30, 0.30, 1.93}),
-            of(GridShape<T, kSplit, 1, 8, Pass::kBackward>{}, {2.80, 4.26, 0.26, 2.46}),
-            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {3.94, 6.14, 0.65, 3.69}),
-            of(GridShape<T, kSplit, 1, 4, Pass::kBackward, 2>{}, {2.90, 3.40, 0.50, 2.00})};
+    return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.82, 1.92, 0.10, 1.56}),
+            of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.55, 2.80, 0.00, 2.40}),
+            of(GridShape<T, kSplit, 1, 8, Pass::kBackward>{}, {3.05, 3.23, 0.20, 2.82}),
+            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {4.30, 4.40, 0.00, 4.20}),
+            of(GridShape<T, kSplit, 1, 4, Pass::kBackward, 2>{}, {3.28, 3.25, 0.10, 2.37})};
   }
   return {};
 }

@@ -17,27 +17,14 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// The order in which the lanes of all warps hold R: for each rank, each warp, each depth block,
-/// each m (a group of units whose sums are formed, in the order of the cluster's units), and each
-/// of the depth block's two mma's, 32 lanes of 16 bytes. The depth is the gates z, r and g of the
-/// rank's own units.
-struct ScatterOrder {
-  int ranks = 0;
-  int warps = 0;   // of a block
-  int depth = 0;   // depth blocks
-  int height = 0;  // m's of a warp
+/// R as a cluster's backward multiplies with it: an m is a group of units whose sums are formed, in
+/// the order of the cluster's units; the depth is the gates z, r and g of the rank's own units.
+struct ScatterOrder : FragmentOrder {
   int block_units = 0;
-
-  __host__ __device__ std::int64_t fragment(int rank, int warp, int block, int m,
-                                            int second) const {
-    std::int64_t const at = (std::int64_t{rank} * warps + warp) * depth + block;
-    return ((at * height + m) * 2 + second) * 32;
-  }
-  __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
 
   /// What one lane holds of one mma's part of R.
   struct Fragment {
-    int rank;
+    Place place;
     int row;
     int along;
     int block_units;
@@ -45,30 +32,17 @@ struct ScatterOrder {
     __device__ WeightPlace weight(int row_on, int column_on) const {
       int const k = along + column_on;
       int const gate = k / block_units;
-      constexpr std::int64_t kNone = INT64_MAX;
-      return {row + row_on, gate,
-              gate < 3 ? std::int64_t{rank} * block_units + k % block_units : kNone};
+      std::int64_t const unit = std::int64_t{place.rank} * block_units + k % block_units;
+      return {row + row_on, gate, gate < 3 ? unit : INT64_MAX};
     }
   };
 
   /// The index-th fragment of a lane.
   template <typename T>
   __device__ Fragment at(std::uint32_t index) const {
-    std::uint32_t rest = index;
-    auto const next = [&](int extent) {
-      auto const divisor = static_cast<std::uint32_t>(extent);
-      int const digit = static_cast<int>(rest % divisor);
-      rest /= divisor;
-      return digit;
-    };
-    int const lane = next(32);
-    int const second = next(2);
-    int const m = next(height);
-    int const block = next(depth);
-    int const warp = next(warps);
-    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-    return {static_cast<int>(rest), (warp * height + m) * kGroupUnits + lane / 4 * 2,
-            kDepthBlock<T> * block + lane % 4 * kValues + second * kValues / 2, block_units};
+    Place const p = place<T>(index);
+    return {p, (p.warp * height + p.m) * kGroupUnits + p.row, kDepthBlock<T> * p.block + p.column,
+            block_units};
   }
 };
 
@@ -112,7 +86,7 @@ struct ClusterBackwardShape {
   }
 
   GRU_HOST_DEVICE static ScatterOrder packed_order() {
-    return {kBlocks, kWarps, kDepth, kHeight, kBlockUnits};
+    return {{kBlocks, kWarps, kDepth, kHeight}, kBlockUnits};
   }
 };
 

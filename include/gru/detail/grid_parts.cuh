@@ -186,13 +186,7 @@ struct GridShape {
   }
 
   GRU_HOST_DEVICE static Order packed_order(int ranks) {
-    Order order;
-    order.ranks = ranks / kTeam;
-    order.warps = kTeamWarps;
-    order.split = kTeamWarps;
-    order.depth = kDepth;
-    order.warp_groups = kGroups * kTeam;
-    return order;
+    return Order{ranks / kTeam, kTeamWarps, kTeamWarps, kDepth, kGroups * kTeam};
   }
 
   /// Where in a tile a unit's operand is, the first where there are three. The next is 512 bytes

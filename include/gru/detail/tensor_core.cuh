@@ -74,26 +74,36 @@ struct PackedFragment {
   }
 };
 
-/// The order in which the lanes of all warps hold R: for each rank (of a block among those that
-/// share R), each warp, each of the warp's depth blocks, each m (a group's gate z, r or g), and
-/// each of the depth block's two mma's, 32 lanes of 16 bytes.
-struct PackedOrder {
+/// How the fragments of a kernel's weights follow each other: for each rank (of a block among those
+/// that share R), each warp, each of the warp's depth blocks, each m (an mma's height), and each of
+/// the depth block's two mma's, 32 lanes of 16 bytes.
+struct FragmentOrder {
   int ranks = 0;
-  int warps = 0;        // of a block
-  int split = 0;        // warps that share a group's depth
-  int depth = 0;        // depth blocks of a warp
-  int warp_groups = 0;  // groups of a warp
+  int warps = 0;   // of a block
+  int depth = 0;   // depth blocks of a warp
+  int height = 0;  // m's of a warp
 
   __host__ __device__ std::int64_t fragment(int rank, int warp, int block, int m,
                                             int second) const {
     std::int64_t const at = (std::int64_t{rank} * warps + warp) * depth + block;
-    return ((at * 3 * warp_groups + m) * 2 + second) * 32;
+    return ((at * height + m) * 2 + second) * 32;
   }
   __host__ __device__ std::int64_t fragments() const { return fragment(ranks, 0, 0, 0, 0); }
 
-  /// The index-th fragment of a lane.
+  /// Where a lane's fragment belongs. `row` is its first row of an m, `column` its first of a depth
+  /// block's columns.
+  struct Place {
+    int rank;
+    int warp;
+    int block;
+    int m;
+    int row;
+    int column;
+  };
+
+  /// That of the index-th fragment.
   template <typename T>
-  __device__ PackedFragment at(std::uint32_t index) const {
+  __device__ Place place(std::uint32_t index) const {
     std::uint32_t rest = index;  // 32 bits: their divisions are much of the packing's time
     auto const next = [&](int extent) {
       auto const divisor = static_cast<std::uint32_t>(extent);
@@ -103,22 +113,45 @@ struct PackedOrder {
     };
     int const lane = next(32);
     int const second = next(2);
-    int const m = next(3 * warp_groups);
-    int const block = next(depth);
-    int const warp = next(warps);
-    int const rank = static_cast<int>(rest);
-    int const group = warp / split * warp_groups + m / 3;
-    int const block_units = warps / split * warp_groups * kGroupUnits;
+    Place place;
+    place.m = next(height);
+    place.block = next(depth);
+    place.warp = next(warps);
+    place.rank = static_cast<int>(rest);
     constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-    return {m % 3, rank * block_units + group * kGroupUnits + lane / 4 * 2,
-            kDepthBlock<T> * (warp % split * depth + block) + lane % 4 * kValues +
-                second * kValues / 2};
+    place.row = lane / 4 * 2;
+    place.column = lane % 4 * kValues + second * kValues / 2;
+    return place;
+  }
+};
+
+/// R as forward multiplies with it: an m is a group's gate z, r or g, the depth is R's rows.
+struct PackedOrder : FragmentOrder {
+  int split = 0;        // warps that share a group's depth
+  int warp_groups = 0;  // groups of a warp
+
+  PackedOrder() = default;
+  __host__ __device__ PackedOrder(int ranks, int warps, int split_, int depth, int warp_groups_)
+      : FragmentOrder{ranks, warps, depth, 3 * warp_groups_},
+        split{split_},
+        warp_groups{warp_groups_} {}
+
+  /// The index-th fragment of a lane.
+  template <typename T>
+  __device__ PackedFragment at(std::uint32_t index) const {
+    Place const p = place<T>(index);
+    int const group = p.warp / split * warp_groups + p.m / 3;
+    int const block_units = warps / split * warp_groups * kGroupUnits;
+    return {p.m % 3, p.rank * block_units + group * kGroupUnits + p.row,
+            kDepthBlock<T> * (p.warp % split * depth + p.block) + p.column};
   }
 };
 
 /// The same of R's transpose, as backward multiplies: rows are the units that a weight is from, and
 /// the depth is taken gate by gate.
 struct TransposedOrder : PackedOrder {
+  using PackedOrder::PackedOrder;
+
   struct Fragment : PackedFragment {
     __device__ WeightPlace weight(int row_on, int column_on) const {
       return {row + row_on, gate, column + column_on};

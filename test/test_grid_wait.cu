@@ -34,7 +34,7 @@ class HalfGrid {
     work.steps.hidden = kHidden;
     work.steps.steps = kSteps;
     work.steps.status = zeros<std::uint32_t>();
-    work.steps.most_polls = 10'000;  // so that the step before the wait is finished first
+    work.steps.most_polls = 100;
     work.packed_weights = zeros<__half>();
     work.exchange = zeros<std::byte>();
     work.ranks = 2 * kTeam;
@@ -83,7 +83,7 @@ class HalfGrid {
   Work work;
 
  private:
-  static constexpr std::size_t kBytes = std::size_t{1} << 22;  // of each buffer: ample
+  static constexpr std::size_t kBytes = std::size_t{1} << 23;  // of each buffer: ample
   std::vector<std::unique_ptr<DeviceMemory>> buffers_;
 };
 

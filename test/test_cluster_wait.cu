@@ -2,19 +2,22 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <cmath>
+#include <cstddef>
+#include <memory>
 #include <vector>
 
 #include <cuda_fp16.h>
 
+#include <gru/detail/cluster_backward.cuh>
 #include <gru/detail/cluster_forward.cuh>
 #include <gru/gru.cuh>
 
 #include "support/device.hpp"
 #include "support/device_backend.cuh"
 
+/// Clusters that wait for more bytes than anyone sends: every wait expires.
 namespace gru::test {
 
-/// A cluster that waits for more bytes than anyone sends: every wait expires.
 using Fed = detail::ClusterShape<__half, 8, 2, 2, 0>;
 struct Starved : Fed {
   static constexpr int kOperands = Fed::kOperands + 128;
@@ -22,74 +25,133 @@ struct Starved : Fed {
   static constexpr int shared_bytes(int tiles) {
     return Fed::shared_bytes(tiles) + tiles * 2 * 128;
   }
+  static constexpr int reset_before_bytes(int tiles) {
+    return Fed::reset_before_bytes(tiles) + tiles * 3 * 128;
+  }
+};
+
+using FedBackward = detail::ClusterBackwardShape<__half, 8, 128, 0>;
+struct StarvedBackward : FedBackward {
+  static constexpr int kParts = FedBackward::kParts + 128;
+  static constexpr int kTile = FedBackward::kTile + 256;
+
+  static constexpr int shared_bytes(int tiles) {
+    return FedBackward::shared_bytes(tiles) + tiles * 256;
+  }
 };
 
 namespace {
 
-TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
-  if (!has_device()) SKIP("no CUDA device");
-  detail::DeviceFacts const& facts = detail::current_device_facts();
-  if (facts.compute_capability < 90) SKIP("the device has no clusters");
-  constexpr int kSteps = 4;
-  constexpr int kBatch = 3;
-  constexpr int kHidden = 40;
-  constexpr std::size_t kBytes = std::size_t{1} << 20;  // of each buffer: ample
-  auto const zeros = [&] {
-    auto memory = std::make_unique<DeviceMemory>(kBytes);
-    check_cuda(cudaMemset(memory->data(), 0, kBytes), "cudaMemset");
-    return memory;
-  };
-  auto const p = zeros();
-  auto const state = zeros();
-  auto const operand = zeros();
-  auto const packed = zeros();
-  auto const h = zeros();
-  auto const workspace = zeros();
+/// A layer of zeros for one cluster, whose kernel may wait for 100 polls.
+template <template <typename> class Steps>
+class HungryLayer {
+ public:
+  static constexpr int kSteps = 4;
+  static constexpr int kBatch = 11;  // two tiles
+  static constexpr int kHidden = 40;
+  static constexpr int kTiles = 2;
 
-  detail::RecurrentForward<__half> pass;
-  pass.batch = kBatch;
-  pass.hidden = kHidden;
-  pass.steps = kSteps;
-  pass.is_last = true;
-  pass.p = reinterpret_cast<float*>(p->data());
-  pass.state = reinterpret_cast<float*>(state->data());
-  pass.operand = reinterpret_cast<__half*>(operand->data());
-  pass.h = reinterpret_cast<__half*>(h->data());
-  pass.h_rows = detail::dense_rows(kBatch, kHidden);
-  pass.status = reinterpret_cast<std::uint32_t*>(workspace->data());
-  pass.most_polls = 100;
-  pass.derive();
-  auto const* const weights = reinterpret_cast<__half const*>(packed->data());
-
-  auto* const kernel =
-      &detail::cluster_forward_kernel<__half, detail::Multiplication::kDirect, Starved, true>;
-  int const bytes = Starved::shared_bytes(1);
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-             "the kernel's shared memory");
-  detail::ClusterLaunch const launch{1, Starved::kBlocks, Starved::kThreads, bytes};
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  check_cuda(cudaEventCreate(&begin), "an event");
-  check_cuda(cudaEventCreate(&end), "an event");
-  check_cuda(cudaEventRecord(begin), "an event");
-  check_cuda(cudaLaunchKernelEx(&launch.config, kernel, pass, weights, 1), "the launch");
-  check_cuda(cudaEventRecord(end), "an event");
-  CHECK_THROWS_AS(gru::check({workspace->data(), kBytes}, nullptr), DeviceError);
-
-  float milliseconds = 0;
-  check_cuda(cudaEventElapsedTime(&milliseconds, begin, end), "the time");
-  WARN("100 polls took " << milliseconds << " ms");
-  std::vector<__half> values(kSteps * kBatch * kHidden);
-  check_cuda(
-      cudaMemcpy(values.data(), h->data(), values.size() * sizeof(__half), cudaMemcpyDeviceToHost),
-      "cudaMemcpy");
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    bool const after_the_wait = i >= kBatch * kHidden;
-    INFO("element " << i);
-    REQUIRE(std::isnan(__half2float(values[i])) == after_the_wait);
+  HungryLayer() {
+    if (!has_device()) SKIP("no CUDA device");
+    if (detail::current_device_facts().compute_capability < 90) SKIP("the device has no clusters");
+    steps.batch = kBatch;
+    steps.hidden = kHidden;
+    steps.steps = kSteps;
+    steps.status = zeros<std::uint32_t>();
+    steps.most_polls = 100;
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
+
+  /// A buffer of its own.
+  template <typename T>
+  T* zeros() {
+    buffers_.push_back(std::make_unique<DeviceMemory>(kBytes));
+    check_cuda(cudaMemset(buffers_.back()->data(), 0, kBytes), "cudaMemset");
+    return reinterpret_cast<T*>(buffers_.back()->data());
+  }
+
+  /// Launches the kernel and waits for its end, which must be that of a wait in vain.
+  template <typename Shape>
+  void run(void (*kernel)(Steps<__half>, __half const*, int), int shared_bytes) {
+    steps.derive();
+    __half const* const weights = zeros<__half>();
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "the kernel's shared memory");
+    detail::ClusterLaunch const launch{1, Shape::kBlocks, Shape::kThreads, shared_bytes};
+    check_cuda(cudaLaunchKernelEx(&launch.config, kernel, steps, weights, kTiles), "the launch");
+    Workspace const workspace{steps.status, kBytes};
+    CHECK_THROWS_AS(gru::check(workspace, nullptr), DeviceError);
+  }
+
+  /// Checks that an output of rows of `width` values is NaN from step `first_bad` on.
+  static void check_output(__half const* output, int width, int first_bad) {
+    std::vector<__half> values(static_cast<std::size_t>(kSteps) * kBatch * width);
+    check_cuda(
+        cudaMemcpy(values.data(), output, values.size() * sizeof(__half), cudaMemcpyDeviceToHost),
+        "cudaMemcpy");
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      INFO("element " << i);
+      bool const is_bad = static_cast<int>(i) / (kBatch * width) >= first_bad;
+      REQUIRE(std::isnan(__half2float(values[i])) == is_bad);
+    }
+  }
+
+  Steps<__half> steps;
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{1} << 20;  // of each buffer: ample
+  std::vector<std::unique_ptr<DeviceMemory>> buffers_;
+};
+
+class HungryForward : public HungryLayer<detail::RecurrentForward> {
+ public:
+  HungryForward() {
+    steps.is_last = true;
+    steps.p = zeros<float>();
+    steps.state = zeros<float>();
+    steps.operand = zeros<__half>();
+    steps.h = zeros<__half>();
+    steps.h_rows = detail::dense_rows(kBatch, kHidden);
+  }
+};
+
+class HungryBackward : public HungryLayer<detail::RecurrentBackward> {
+ public:
+  HungryBackward() {
+    steps.kept = zeros<__half>();
+    steps.entering = zeros<__half>();
+    steps.direct = zeros<float>();
+    steps.dq = zeros<__half>();
+    steps.gradients = zeros<__half>();
+  }
+};
+
+TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
+  HungryForward layer;
+  layer.run<Starved>(
+      &detail::cluster_forward_kernel<__half, detail::Multiplication::kDirect, Starved, false>,
+      Starved::shared_bytes(layer.kTiles));
+  // The first step's operands are there already.
+  layer.check_output(layer.steps.h, layer.kHidden, 1);
+}
+
+TEST_CASE("A cluster that waits in vain for the reset state ends, leaves NaN, and check() throws") {
+  HungryForward layer;
+  layer.run<Starved>(
+      &detail::cluster_reset_before_kernel<__half, detail::Multiplication::kDirect, Starved, false>,
+      Starved::reset_before_bytes(layer.kTiles));
+  // The first step waits for r * s already.
+  layer.check_output(layer.steps.h, layer.kHidden, 0);
+}
+
+TEST_CASE("A cluster that waits in vain going back ends, leaves NaN, and check() throws") {
+  HungryBackward layer;
+  layer.run<StarvedBackward>(
+      &detail::cluster_backward_kernel<__half, detail::Multiplication::kDirect, StarvedBackward,
+                                       false>,
+      StarvedBackward::shared_bytes(layer.kTiles));
+  // The first step waits for the sums of the step before the chunk.
+  layer.check_output(layer.steps.gradients, 4 * layer.kHidden, 0);
 }
 
 }  // namespace

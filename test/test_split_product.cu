@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include <gru/detail/layer_products.cuh>
+#include <gru/detail/gradient_products.cuh>
 #include <gru/gru.cuh>
 
 #include "support/device.hpp"

@@ -12,6 +12,7 @@
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/engine.cuh>
 #include <gru/detail/event.cuh>
+#include <gru/detail/gradient_products.cuh>
 #include <gru/detail/layer_products.cuh>
 #include <gru/detail/overlap.hpp>
 #include <gru/detail/stepwise_forward.cuh>

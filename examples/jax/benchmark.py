@@ -5,9 +5,8 @@ Both clear the state where an episode starts. The scan has its input product bef
 float32 its products have that type's precision ("highest"), as ours have. "inference" computes h
 and h_last, "training" the gradients of x, the weights and h0 too. Each call is timed from Python.
 
-    python examples/jax/benchmark.py [--chart benchmark.svg] > benchmark.md
-
-The chart needs matplotlib.
+    python examples/jax/benchmark.py > benchmark.md
+    python examples/jax/benchmark.py --draw benchmark.md benchmark.svg    # needs matplotlib
 """
 
 import argparse
@@ -85,7 +84,15 @@ def median_milliseconds(functions, arguments, repeats):
     return 1e3 * np.median(times, axis=0)
 
 
-def draw(path, rows):
+def read(table):
+    """The rows of a printed table, without the last column."""
+    for line in open(table):
+        cells = [cell.strip() for cell in line.split("|")[1:-2]]
+        if len(cells) == 7 and cells[2].isdigit():
+            yield (*cells[:2], *map(int, cells[2:5]), *map(float, cells[5:]))
+
+
+def draw(table, chart):
     """How many times faster than the scan, over N; a panel for each type and work."""
     import matplotlib
 
@@ -93,8 +100,9 @@ def draw(path, rows):
     matplotlib.rcParams.update({"svg.hashsalt": "gru", "svg.fonttype": "none"})
     import matplotlib.pyplot as plt
 
+    rows = list(read(table))
     panels = list(dict.fromkeys((dtype, work) for dtype, work, *_ in rows))
-    size = (3 * len(panels), 3.4)
+    size = (1.5 + 3 * len(panels), 3.4)
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     figure.set_layout_engine("constrained")
     for panel, ax in zip(panels, axes[0], strict=True):
@@ -107,8 +115,8 @@ def draw(path, rows):
         ax.axhline(1, color="gray", linewidth=0.8)
         ax.set(title=", ".join(panel), xlabel="N", xscale="log", yscale="log")
     axes[0, 0].set_ylabel("times faster than lax.scan")
-    axes[0, -1].legend(fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    figure.savefig(chart, metadata={"Date": None})
 
 
 def main():
@@ -119,15 +127,16 @@ def main():
     parser.add_argument("--units", **numbers, default=[64, 256, 1024])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--chart", metavar="FILE")
+    parser.add_argument("--draw", nargs=2, metavar=("TABLE", "SVG"), help="figures measured before")
     settings = parser.parse_args()
+    if settings.draw:
+        return draw(*settings.draw)
     jax.config.update("jax_default_matmul_precision", "highest")
 
     device = jax.devices()[0].device_kind
     print(f"{device}, JAX {jax.__version__}, C = H; median of {settings.repeats} calls, in ms\n")
     print("| type | work | T | N | H | " + " | ".join(LAYERS) + " | times faster |")
     print("|---|---" + "|---:" * (4 + len(LAYERS)) + "|")
-    rows = []
     for dtype, work, steps, units, batch in itertools.product(
         settings.dtypes, WORKS, settings.steps, settings.units, settings.batch
     ):
@@ -136,11 +145,8 @@ def main():
         functions = [jax.jit(WORKS[work](layer)) for layer in LAYERS.values()]
         arguments = inputs(steps, batch, units, dtype)
         ours, theirs = median_milliseconds(functions, arguments, settings.repeats)
-        rows.append((dtype, work, steps, batch, units, ours, theirs))
         case = f"{dtype} | {work} | {steps} | {batch} | {units}"
         print(f"| {case} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |", flush=True)
-    if settings.chart:
-        draw(settings.chart, rows)
 
 
 if __name__ == "__main__":

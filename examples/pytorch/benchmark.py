@@ -3,6 +3,7 @@
 one process, and prints a CSV: milliseconds a call, median and tenths.
 
     python examples/pytorch/benchmark.py > benchmark.csv
+    python examples/pytorch/benchmark.py --draw benchmark.csv benchmark.svg    # needs matplotlib
 
 Types: fp32 (no TF32), bf16 (weights too) and amp (float32 weights under autocast to bfloat16).
 Works: inference, training (forward, and the gradients of input and weights), and training on
@@ -10,6 +11,7 @@ episodes of random lengths, 100 steps on average, for which torch.nn.GRU is run 
 """
 
 import argparse
+import collections
 import contextlib
 import csv
 import itertools
@@ -96,6 +98,47 @@ def milliseconds(run, kind, device):
     return 1e3 * (time.perf_counter() - begin)
 
 
+USUAL = {"N": 128, "T": 100, "H": 256}  # the case in which the sweeps of SHAPES meet
+
+
+def draw(table, chart):
+    """How many times faster than torch.nn.GRU, over each size, where the others are the usual."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "gru", "svg.fonttype": "none"})
+    import matplotlib.pyplot as plt
+
+    times = collections.defaultdict(dict)
+    with open(table) as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            sizes = tuple(int(row[name]) for name in USUAL)
+            times[row["type"], row["work"], sizes][row["kind"]] = float(row["ms"])
+
+    figure, axes = plt.subplots(1, 3, figsize=(10, 4), sharey=True, layout="constrained")
+    for i, (name, ax) in enumerate(zip(USUAL, axes, strict=True)):
+        lines = collections.defaultdict(list)
+        for (type_name, work, sizes), ms in times.items():
+            usual = [*USUAL.values()]
+            usual[i] = sizes[i]
+            if sizes == tuple(usual):
+                faster = ms["torch.nn.GRU"] / ms["gru_torch.GRU"]
+                lines[type_name, work].append((sizes[i], faster))
+        for (type_name, work), points in lines.items():
+            style = {
+                "color": f"C{TYPES.index(type_name)}",
+                "linestyle": ("-", "--", ":")[WORKS.index(work)],
+                "label": f"{type_name}, {work}",
+            }
+            ax.plot(*zip(*sorted(points), strict=True), marker=".", **style)
+        others = ", ".join(f"{other} {USUAL[other]}" for other in USUAL if other != name)
+        ax.set(title=others, xlabel=name, xscale="log", yscale="log")
+        ax.axhline(1, color="gray", linewidth=0.8)
+    axes[0].set_ylabel("times faster than torch.nn.GRU")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    figure.savefig(chart, metadata={"Date": None})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--device", default="cuda")
@@ -104,7 +147,10 @@ def main():
     parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--draw", nargs=2, metavar=("CSV", "SVG"), help="figures measured before")
     settings = parser.parse_args()
+    if settings.draw:
+        return draw(*settings.draw)
     device = torch.device(settings.device)
     shapes = [tuple(map(int, s.split("x"))) for s in settings.shapes or []] or SHAPES
     torch.backends.cudnn.allow_tf32 = False

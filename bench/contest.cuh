@@ -96,7 +96,7 @@ class Contest {
     Problem problem = make_problem(case_.shape, precision_of(case_.type), set);
     if (bench_.settings.second_stream) {
       execution.second_stream = bench_.device.second_stream();
-      problem.overlap_input_product = true;
+      problem.overlap_products = true;
     }
     std::shared_ptr<ErrorMeter<T> const> const meter = meter_of(set);
     for (EngineChoice const& choice :

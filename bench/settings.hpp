@@ -26,7 +26,7 @@ struct Settings {
   std::string algorithms = "likely";  ///< which of the peer's
   bool errors = true;
   bool roofline = false;
-  bool second_stream = false;  ///< for our input product
+  bool second_stream = false;  ///< for our products of whole sequences
   bool list = false;
   double seconds = std::numeric_limits<double>::infinity();  ///< for everything
   int rounds = 20;
@@ -48,7 +48,7 @@ inline constexpr char const* kSettingsHelp = R"(flags of gru_bench (default in p
   --rounds=N       repeats, unless --seconds runs short (20)
   --seconds=S      time for everything; what does not fit is left out, and named (no limit)
   --roofline       add the modelled floor of a step
-  --second-stream  our forward pass may put parts of the input product on another stream
+  --second-stream  our passes may put products of whole sequences on another stream
   --out=FILE       where the CSV goes (stdout)
   --context=LIST   key=value pairs for the CSV's head
   --list           name the cases, run none

@@ -139,7 +139,7 @@ TEMPLATE_TEST_CASE("Products beside the steps give the host engine's gradients",
   Choices choices = rich(GENERATE(Direction::kForward, Direction::kReverse));
   choices.reserve = GENERATE(ReservePolicy::kKeep, ReservePolicy::kOverwrite);
   Layer layer = make_layer<TestType>(choices, {400, 40, 200, 128}, 18);
-  layer.problem.overlap_input_product = true;
+  layer.problem.overlap_products = true;
   Results const expected = exact(layer);
   for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
     INFO("engine: " << to_string(engine));

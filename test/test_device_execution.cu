@@ -319,7 +319,7 @@ TEMPLATE_TEST_CASE("Device engine: a second stream changes no bit, in a graph ne
   p.direction = GENERATE(Direction::kForward, Direction::kReverse);
   p.lengths = GENERATE(false, true);
   p.engine = TestType::kEngine;
-  p.overlap_input_product = true;
+  p.overlap_products = true;
   p.workspace_limit = GENERATE(std::size_t{256}, std::size_t{24}) << 20;
   if (!overlaps<TestType>(p)) SKIP("the engine does not overlap here");
 

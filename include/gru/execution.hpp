@@ -15,10 +15,10 @@ struct Execution {
   cublasHandle_t blas = nullptr;
   cudaStream_t stream = nullptr;
   /// Another stream of the device, or null for none. A pass whose Problem asks for
-  /// overlap_input_product puts parts of the input product there, between points of `stream`: none
-  /// begins before what was enqueued on `stream` before the run, and what is enqueued on `stream`
-  /// after the run waits for all. In a capture they become branches of the graph. Null: the same
-  /// work in the same pieces, all of it on `stream`, and the same bits.
+  /// overlap_products puts parts of its products of whole sequences there, between points of
+  /// `stream`: none begins before what was enqueued on `stream` before the run, and what is
+  /// enqueued on `stream` after the run waits for all. In a capture they become branches of the
+  /// graph. Null: the same work in the same pieces, all of it on `stream`, and the same bits.
   cudaStream_t second_stream = nullptr;
   /// After how many polls a block of a persistent kernel gives up waiting for another; see
   /// gru::check. Such waits end by themselves, so that this only bounds what ought not to happen:

@@ -166,10 +166,11 @@ struct Problem {
 
   Engine engine = Engine::kAutomatic;
   std::size_t workspace_limit = std::size_t{256} << 20;  ///< Bytes that a pass may ask for.
-  /// Runs bring Execution::second_stream: the forward pass may cut the steps so that the input
-  /// product of steps to come runs beside the recurrence. Ignored where that is not predicted to
-  /// pay, by engines that do not do it, and on the host.
-  bool overlap_input_product = false;
+  /// Runs bring Execution::second_stream: a pass may cut the steps so that products over whole
+  /// sequences (forward the input product of steps to come, backward dx, dW and dR) run beside the
+  /// recurrence. Ignored where that is not predicted to pay, by engines that do not do it, and on
+  /// the host.
+  bool overlap_products = false;
 };
 
 /// The number of values (of type T) in the reserve: 4 H for each step and sample, none where it is

@@ -66,7 +66,7 @@ class PersistentBackwardSteps {
     costs.step_us = recurrence_.step_us();
     costs.input_us = predict_gradient_products<T>(problem_);
     int const idle = std::max(0, facts.multiprocessors - recurrence_.blocks());
-    if (problem_.overlap_input_product) costs.idle = double(idle) / facts.multiprocessors;
+    if (problem_.overlap_products) costs.idle = double(idle) / facts.multiprocessors;
     return costs;
   }
 

@@ -41,7 +41,7 @@ OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
   costs.input_us = predict_input_product<typename Recurrence::Value>(p);
   if constexpr (kMayOverlap<Recurrence>) {
     int const idle = std::max(0, facts.multiprocessors - recurrence.blocks());
-    if (p.overlap_input_product) costs.idle = double(idle) / facts.multiprocessors;
+    if (p.overlap_products) costs.idle = double(idle) / facts.multiprocessors;
   }
   return costs;
 }

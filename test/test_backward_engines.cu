@@ -3,6 +3,9 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <algorithm>
+#include <vector>
+
 #include <cuda_fp16.h>
 
 #include <gru/gru.cuh>
@@ -85,8 +88,9 @@ TEMPLATE_TEST_CASE("Every engine trains where backward's steps come in chunks", 
   Choices choices = rich(GENERATE(Direction::kForward, Direction::kReverse));
   choices.dropconnect = Choices::Masks::kDrawn;
   Layer layer = make_layer<TestType>(choices, {40, 11, 5, 70}, 16);
+  std::vector<gru::Engine> const engines = forward_engines<T>(layer.problem);
   Results const expected = exact(layer);
-  for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
+  for (gru::Engine const engine : engines) {
     INFO("engine: " << to_string(engine) << "; about " << chunk << " steps a chunk");
     Problem one_chunk = layer.problem;
     one_chunk.workspace_limit = Problem{}.workspace_limit;
@@ -140,8 +144,9 @@ TEMPLATE_TEST_CASE("Products beside the steps give the host engine's gradients",
   choices.reserve = GENERATE(ReservePolicy::kKeep, ReservePolicy::kOverwrite);
   Layer layer = make_layer<TestType>(choices, {400, 40, 200, 128}, 18);
   layer.problem.overlap_products = true;
+  std::vector<gru::Engine> const engines = forward_engines<T>(layer.problem);
   Results const expected = exact(layer);
-  for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
+  for (gru::Engine const engine : engines) {
     INFO("engine: " << to_string(engine));
     OverlappingBackend<T> const overlapping{engine};
     Results const beside = run_layer(overlapping, layer);

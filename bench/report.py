@@ -397,21 +397,24 @@ def engines_section(rows):
 def memory_section(rows):
     cases = {**cases_of(rows, "shapes"), **cases_of(rows, "host")}
 
-    def mebibytes(case, name):
-        row = case.fastest("gru") if case else None
+    def mebibytes(case, library, name):
+        row = case.fastest(library) if case else None
         return f"{getattr(row, name) / 2**20:.2f}" if row else "-"
 
     lines = []
     for suite, kind, shape in unique(key[:3] for key in cases):
         inference = cases.get((suite, kind, shape, "inference"))
         training = cases.get((suite, kind, shape, "training"))
-        lines.append([shape, kind, mebibytes(inference, "workspace_bytes"),
-                      mebibytes(training, "workspace_bytes"), mebibytes(training, "reserve_bytes")])
+        columns = [(inference, "workspace_bytes"), (training, "workspace_bytes"),
+                   (training, "reserve_bytes")]
+        lines.append([shape, kind, *(mebibytes(case, library, name) for case, name in columns
+                                     for library in ("gru", "cudnn"))])
     if not lines:
         return []
-    header = ["shape", "type", "workspace, inference", "workspace, training", "reserve"]
-    return ["## Memory", "", "MiB, beside inputs, outputs and gradients.", "", *table(header, lines),
-            ""]
+    header = ["shape", "type", "workspace, inference", "cuDNN's", "workspace, training", "cuDNN's",
+              "reserve", "cuDNN's"]
+    return ["## Memory", "", "MiB, beside inputs, outputs and gradients, of the fastest run of "
+            "each library.", "", *table(header, lines), ""]
 
 
 def markdown(results):

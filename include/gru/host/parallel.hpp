@@ -103,10 +103,4 @@ void run_products(gru::host::Execution const& execution,
   });
 }
 
-/// The batch in slices, each of which runs through its steps by itself.
-inline Ranges batch_slices(std::int64_t batch) {
-  constexpr std::int64_t kRows = 16;  // fewer: packing R costs as much as multiplying with it
-  return {batch, divide_up(batch, kRows)};
-}
-
 }  // namespace gru::detail::host

@@ -9,6 +9,7 @@
 #include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/blocked_product.hpp>
 #include <gru/host/execution.hpp>
 #include <gru/host/forward.hpp>
 #include <gru/host/pack.hpp>
@@ -437,9 +438,8 @@ class Backward {
     }
     for (std::int64_t i = tile.panel_begin; i < tile.panel_end; ++i) {
       A const* const panel = buffers_.panels + (i * 3 * H + first) * kUnitsOfPanel;
-      PanelProduct<A> const product{
-          lhs.data, lhs.pitch,      panel,     width, out + i * kUnitsOfPanel,
-          pitch,    Pack<A>::kSize, accumulate};
+      PanelProduct<A> const product{lhs,   panel,          width,     out + i * kUnitsOfPanel,
+                                    pitch, Pack<A>::kSize, accumulate};
       product.template run<kTransposedPacks>(rows);
     }
   }

@@ -9,6 +9,7 @@
 #include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/blocked_product.hpp>
 #include <gru/host/execution.hpp>
 #include <gru/host/pack.hpp>
 #include <gru/host/panels.hpp>
@@ -258,13 +259,13 @@ class Forward {
     std::int64_t const H = p_.hidden_size;
     std::int64_t const padded = padded_units<A>(p_);
     std::int64_t const rows = tile.row_end - tile.row_begin;
-    A const* const lhs = operand + tile.row_begin * H;
+    MatrixView<A const> const lhs{operand + tile.row_begin * H, H, false};
     A* const out = buffers_.products + (tile.row_begin * 3 + first) * padded;
     if (buffers_.panels == nullptr) {
       std::int64_t const unit = tile.panel_begin * kSize;
       std::int64_t const units = std::min(tile.panel_end * kSize, H) - unit;
       for (std::int64_t i = 0; i < kGates; ++i) {
-        multiply<A>({out + i * padded + unit, 3 * padded, false}, {lhs, H, false},
+        multiply<A>({out + i * padded + unit, 3 * padded, false}, lhs,
                     buffers_.weights.recurrent_kernel().from_column((first + i) * H + unit),
                     {rows, units, H}, false);
       }
@@ -273,7 +274,7 @@ class Forward {
     A const* const panels = buffers_.panels + first * H * padded;
     for (std::int64_t i = tile.panel_begin; i < tile.panel_end; ++i) {
       PanelProduct<A> const product{
-          lhs, H, panels + i * H * kGates * kSize, H, out + i * kSize, 3 * padded, padded, false};
+          lhs, panels + i * H * kGates * kSize, H, out + i * kSize, 3 * padded, padded, false};
       product.template run<kGates>(rows);
     }
   }

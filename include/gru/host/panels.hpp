@@ -29,9 +29,8 @@ inline constexpr int kKernelRows = 2;
 /// the depth in ascending order, in however many rows and panels a product is cut.
 template <typename A>
 struct PanelProduct {
-  A const* lhs;            // [rows, depth]
-  std::int64_t lhs_pitch;  // elements from row to row
-  A const* panel;          // [depth, packs, Pack::kSize]
+  MatrixView<A const> lhs;  // [rows, depth]
+  A const* panel;           // [depth, packs, Pack::kSize]
   std::int64_t depth;
   A* out;                  // [rows, packs, Pack::kSize]
   std::int64_t out_pitch;  // elements from row to row
@@ -59,7 +58,9 @@ struct PanelProduct {
   void run_block(std::int64_t row) const {
     using namespace Eigen::internal;
     constexpr int kPackets = kPacks * kPacketsPerPack;
-    A const* const left = lhs + row * lhs_pitch;
+    A const* const left = lhs.from_row(row).data;
+    std::int64_t const row_step = lhs.transposed ? 1 : lhs.pitch;
+    std::int64_t const depth_step = lhs.transposed ? lhs.pitch : 1;
     A* const result = out + row * out_pitch;
     auto const address = [&](int i, int j) {
       return result + i * out_pitch + j / kPacketsPerPack * out_step +
@@ -74,7 +75,7 @@ struct PanelProduct {
     for (std::int64_t k = 0; k < depth; ++k) {
       A const* const from = panel + k * kPackets * kPacketSize;
       for (int i = 0; i < kRows; ++i) {
-        Packet const factor = pset1<Packet>(left[i * lhs_pitch + k]);
+        Packet const factor = pset1<Packet>(left[i * row_step + k * depth_step]);
         for (int j = 0; j < kPackets; ++j) {
           sums[i][j] = pmadd(factor, pload<Packet>(from + j * kPacketSize), sums[i][j]);
         }
@@ -110,6 +111,17 @@ struct ColumnBlock {
   std::int64_t columns;
 };
 
+/// Copies the transpose of a square of as many elements each way as a Packet of Eigen's holds.
+template <typename Packet, typename A>
+void transpose_block(A const* from, std::int64_t from_pitch, A* to, std::int64_t to_pitch) {
+  using namespace Eigen::internal;
+  constexpr int kBlock = unpacket_traits<Packet>::size;
+  PacketBlock<Packet, kBlock> block;
+  for (int i = 0; i < kBlock; ++i) block.packet[i] = ploadu<Packet>(from + i * from_pitch);
+  ptranspose(block);
+  for (int i = 0; i < kBlock; ++i) pstoreu(to + i * to_pitch, block.packet[i]);
+}
+
 /// Copies a pack of columns, from the first, to rows `step` elements apart; zeros beyond the last.
 template <typename A>
 void copy_pack(ColumnBlock<A> const& from, std::int64_t depth, A* to, std::int64_t step) {
@@ -121,14 +133,25 @@ void copy_pack(ColumnBlock<A> const& from, std::int64_t depth, A* to, std::int64
   A const* const data = from.matrix.data;
   std::int64_t const pitch = from.matrix.pitch;
   if (!from.matrix.transposed) {
-    for (std::int64_t k = 0; k < depth; ++k) std::copy_n(data + k * pitch, width, to + k * step);
+    for (std::int64_t k = 0; k < depth; ++k) {
+      if (width == kSize) {
+        std::copy_n(data + k * pitch, kSize, to + k * step);
+      } else {
+        std::copy_n(data + k * pitch, width, to + k * step);
+      }
+    }
     return;
   }
-  for (std::int64_t first = 0; first < depth; first += kSize) {
-    std::int64_t const last = std::min(depth, first + kSize);
-    for (std::int64_t j = 0; j < width; ++j) {
-      for (std::int64_t k = first; k < last; ++k) to[k * step + j] = data[j * pitch + k];
+  using Packet = typename Eigen::internal::packet_traits<A>::type;
+  constexpr std::int64_t kBlock = Eigen::internal::packet_traits<A>::size;
+  std::int64_t k = 0;
+  for (; width == kSize && k + kBlock <= depth; k += kBlock) {
+    for (std::int64_t j = 0; j < kSize; j += kBlock) {
+      transpose_block<Packet>(data + j * pitch + k, pitch, to + k * step + j, step);
     }
+  }
+  for (; k < depth; ++k) {
+    for (std::int64_t j = 0; j < width; ++j) to[k * step + j] = data[j * pitch + k];
   }
 }
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <type_traits>
 
 #include <gru/host/execution.hpp>
 #include <gru/host/pack.hpp>
@@ -43,38 +42,29 @@ class ProductBlock {
  private:
   void multiply_piece(MatrixView<A> out, MatrixView<A const> lhs, MatrixView<A const> rhs,
                       ProductShape shape, bool accumulate) {
-    copy_rows(lhs, shape.rows, shape.depth);
+    if (lhs.transposed) copy_rows(lhs, shape.rows, shape.depth);
     for (std::int64_t j = 0; j < shape.columns; j += kColumns) {
       std::int64_t const width = shape.columns - j;
       copy_panel(rhs.from_column(j), width, shape.depth);
       for (std::int64_t i = 0; i < shape.rows; i += kKernelRows) {
         std::int64_t const rows = std::min<std::int64_t>(kKernelRows, shape.rows - i);
-        multiply_panel(out.from_row(i).from_column(j), i, rows, width, shape.depth, accumulate);
+        MatrixView<A const> const left =
+            lhs.transposed ? MatrixView<A const>{rows_ + i * kDepth, kKernelRows, true}
+                           : lhs.from_row(i);
+        multiply_panel(out.from_row(i).from_column(j), left, rows, width, shape.depth, accumulate);
       }
     }
   }
 
-  /// The rows' values of one k next to each other, for as many rows as the kernel takes at once.
+  /// From a transposed matrix: the rows' values of one k next to each other, for as many rows as
+  /// the kernel takes at once.
   void copy_rows(MatrixView<A const> lhs, std::int64_t rows, std::int64_t depth) {
     for (std::int64_t first = 0; first < rows; first += kKernelRows) {
+      std::int64_t const count = std::min<std::int64_t>(kKernelRows, rows - first);
       A const* const from = lhs.from_row(first).data;
       A* const to = rows_ + first * kDepth;
-      if (rows - first < kKernelRows) {
-        copy_group(from, lhs, rows - first, depth, to);
-      } else {
-        copy_group(from, lhs, std::integral_constant<int, kKernelRows>{}, depth, to);
-      }
-    }
-  }
-
-  /// Count may be known to the compiler.
-  template <typename Count>
-  static void copy_group(A const* from, MatrixView<A const> const& lhs, Count count,
-                         std::int64_t depth, A* to) {
-    for (std::int64_t k = 0; k < depth; ++k) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        to[k * kKernelRows + i] =
-            lhs.transposed ? from[k * lhs.pitch + i] : from[i * lhs.pitch + k];
+      for (std::int64_t k = 0; k < depth; ++k) {
+        for (std::int64_t i = 0; i < count; ++i) to[k * kKernelRows + i] = from[k * lhs.pitch + i];
       }
     }
   }
@@ -86,16 +76,10 @@ class ProductBlock {
     }
   }
 
-  /// `width` columns of as many rows as the kernel takes at once, those from `first`.
-  void multiply_panel(MatrixView<A> out, std::int64_t first, std::int64_t rows, std::int64_t width,
-                      std::int64_t depth, bool accumulate) {
-    PanelProduct<A> product{{rows_ + first * kDepth, kKernelRows, true},
-                            panel_,
-                            depth,
-                            out.data,
-                            out.pitch,
-                            Pack<A>::kSize,
-                            accumulate};
+  /// `width` columns of as many rows as the kernel takes at once.
+  void multiply_panel(MatrixView<A> out, MatrixView<A const> const& lhs, std::int64_t rows,
+                      std::int64_t width, std::int64_t depth, bool accumulate) {
+    PanelProduct<A> product{lhs, panel_, depth, out.data, out.pitch, Pack<A>::kSize, accumulate};
     if (width >= kColumns) {
       product.template run<kPacks>(rows);
       return;

@@ -15,8 +15,8 @@
 /// that fit the caches.
 namespace gru::detail::host {
 
-/// What one task of a product multiplies: up to kRows rows. Holds the copies of a piece of the
-/// depth of the rows, and of that of a panel, which fits the first cache.
+/// What a task multiplies with: the copies of a piece of its rows and of a piece of a panel, which
+/// fits the first cache.
 template <typename A>
 class ProductBlock {
   static constexpr int kPacks = 3;
@@ -135,14 +135,21 @@ class BlockedProduct {
     std::int64_t const j = task % columns_.count;
     std::int64_t const row = rows_.begin(i);
     std::int64_t const column = columns_.begin(j);
-    Block block;
-    block.multiply(out_.from_row(row).from_column(column), lhs_.from_row(row),
-                   rhs_.from_column(column),
-                   {rows_.end(i) - row, columns_.end(j) - column, shape_.depth}, accumulate_);
+    MatrixView<A> const out = out_.from_row(row).from_column(column);
+    ProductShape const shape{rows_.end(i) - row, columns_.end(j) - column, shape_.depth};
+    if (is_narrow()) {
+      multiply<A>(out, lhs_.from_row(row), rhs_.from_column(column), shape, accumulate_);
+    } else {
+      Block block;
+      block.multiply(out, lhs_.from_row(row), rhs_.from_column(column), shape, accumulate_);
+    }
   }
 
  private:
   using Block = ProductBlock<A>;
+
+  /// Whether copying the operands takes as long as multiplying them.
+  bool is_narrow() const { return shape_.rows < 4 || shape_.columns < Pack<A>::kSize; }
 
   MatrixView<A> out_;
   MatrixView<A const> lhs_;

@@ -135,7 +135,7 @@ class Backward {
         wants_biases_{tensors.dbias || tensors.drecurrent_bias},
         phases_per_step_{reset_after_ ? 1 : 2},
         tiles_{phases_per_step_ * p.steps, p.batch, panel_units<A>(p) / kUnitsOfPanel,
-               3 * kUnitsOfPanel * p.hidden_size},
+               3 * kUnitsOfPanel * p.hidden_size, buffers_.panels != nullptr},
         h_rows_{sequence_rows(p, p.pitch.h, p.hidden_size)},
         dh_rows_{sequence_rows(p, p.pitch.dh, p.hidden_size)} {}
 

@@ -119,7 +119,7 @@ class Forward {
         product_at_{blocks(p, padded_units<A>(p))},
         phases_per_step_{p.variant == Variant::kResetAfter ? 1 : 2},
         tiles_{phases_per_step_ * p.steps, p.batch, padded_units<A>(p) / Pack<A>::kSize,
-               3 * Pack<A>::kSize * p.hidden_size},
+               3 * Pack<A>::kSize * p.hidden_size, buffers_.panels != nullptr},
         h_rows_{sequence_rows(p, p.pitch.h, p.hidden_size)} {}
 
   void run(Weights<T> const& weights) {

@@ -98,7 +98,7 @@ std::int64_t padded_units(Problem const& p) {
 /// not pay, nor where Problem::workspace_limit has no room for it. Buffers is a pass's workspace.
 template <typename Buffers>
 bool packs_recurrent_kernel(Problem const& p) {
-  if (p.steps * p.batch < 4) return false;
+  if (p.steps < 2 || p.steps * p.batch < 4) return false;
   Carver counting;
   Buffers{counting, p, 1, true};
   return counting.bytes() <= p.workspace_limit;

@@ -102,8 +102,10 @@ struct Tile {
 /// they are worth a task's wait for the others.
 class StepTiles {
  public:
-  /// `work`: multiplications of a row and a panel.
-  StepTiles(std::int64_t steps, std::int64_t batch, std::int64_t panels, std::int64_t work) {
+  /// `work`: multiplications of a row and a panel. Units are not shared where R is not packed:
+  /// narrow strips of it are slow to read.
+  StepTiles(std::int64_t steps, std::int64_t batch, std::int64_t panels, std::int64_t work,
+            bool packed) {
     constexpr std::int64_t kRows = 64;
     constexpr std::int64_t kLeastWork = 1 << 13;
     constexpr std::int64_t kLeastWorkOfRun = 1 << 18;
@@ -114,7 +116,7 @@ class StepTiles {
             : std::clamp<std::int64_t>(all / kLeastWork, 1, Phases::kMostTiles);
     std::int64_t const row_blocks = std::min(divide_up(batch, kRows), most);
     rows_ = {batch, row_blocks};
-    panels_ = {panels, std::min(panels, most / row_blocks)};
+    panels_ = {panels, packed ? std::min(panels, most / row_blocks) : 1};
   }
 
   std::int64_t count() const { return rows_.count * panels_.count; }

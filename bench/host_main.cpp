@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -17,30 +16,12 @@
 
 #include <gru/host.hpp>
 
+#include "aligned_buffer.hpp"
 #include "case.hpp"
 #include "flags.hpp"
 
 namespace gru::bench {
 namespace {
-
-/// Memory aligned to 256 bytes.
-class AlignedBuffer {
- public:
-  explicit AlignedBuffer(std::size_t bytes) : storage_(bytes + kAlignment), bytes_{bytes} {
-    auto const address = reinterpret_cast<std::uintptr_t>(storage_.data());
-    data_ = storage_.data() + (kAlignment - address % kAlignment) % kAlignment;
-  }
-
-  std::byte* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  static constexpr std::size_t kAlignment = 256;
-
-  std::vector<std::byte> storage_;
-  std::byte* data_ = nullptr;
-  std::size_t bytes_;
-};
 
 /// One layer with its weights, inputs, outputs and gradients, all of them random.
 template <typename T>

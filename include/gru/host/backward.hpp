@@ -9,18 +9,21 @@
 #include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/blocked_product.hpp>
 #include <gru/host/execution.hpp>
 #include <gru/host/forward.hpp>
 #include <gru/host/pack.hpp>
+#include <gru/host/panels.hpp>
 #include <gru/host/parallel.hpp>
+#include <gru/host/phases.hpp>
 #include <gru/host/products.hpp>
 #include <gru/host/rows.hpp>
 #include <gru/host/weights.hpp>
 #include <gru/problem.hpp>
 #include <gru/tensors.hpp>
 
-/// The backward pass: for each chunk of steps, from the last, the steps one by one, every slice of
-/// the batch by itself, which leaves the gradients of the pre-activations; then dW, dR and dx from
+/// The backward pass: for each chunk of steps, from the last, the steps one by one, each in tiles
+/// of rows and units, which leaves the gradients of the pre-activations; then dW, dR and dx from
 /// all rows of the chunk at once.
 namespace gru::detail::host {
 
@@ -37,21 +40,33 @@ bool writes_dx_in_place(Problem const& p) {
   return reads_x_in_place<T>(p) && !p.lengths;
 }
 
+/// Packs in a panel of the transpose of R: enough for the kernel, and few units to a tile.
+inline constexpr int kTransposedPacks = 2;
+
+/// H in whole panels of the transpose of R.
+template <typename A>
+std::int64_t panel_units(Problem const& p) {
+  constexpr std::int64_t kUnits = kTransposedPacks * Pack<A>::kSize;
+  return divide_up(p.hidden_size, kUnits) * kUnits;
+}
+
 /// The workspace of a backward pass.
 template <typename T>
 struct BackwardBuffers {
   using A = Accumulator<T>;
 
-  BackwardBuffers(Carver& carver, Problem const& p, std::int64_t chunk_steps) : weights{carver, p} {
+  BackwardBuffers(Carver& carver, Problem const& p, std::int64_t chunk_steps, bool packs)
+      : weights{carver, p} {
     std::int64_t const rows = chunk_steps * p.batch;
     std::int64_t const state_size = p.batch * p.hidden_size;
     bool const overwrites_reserve = std::is_same_v<T, A> && p.reserve == ReservePolicy::kOverwrite;
     bool const sums_recurrent = !sums_in_place<T>(p) || drops(p, p.dropconnect);
     bool const holds_inputs = !reads_x_in_place<T>(p) || !writes_dx_in_place<T>(p);
 
+    panels = carver.take<A>(packs ? 3 * p.hidden_size * panel_units<A>(p) : 0);
     state = carver.take<A>(state_size);
     carried = carver.take<A>(state_size);
-    products = carver.take<A>(state_size);
+    products = carver.take<A>(p.batch * panel_units<A>(p));
     factors = carver.take<A>(drops(p, p.recurrent_dropout) ? state_size : 0);
     bias_sums = carver.take<A>(4 * state_size);
     kernel_sums = carver.take<A>(sums_in_place<T>(p) ? 0 : kernel_storage(p).size());
@@ -62,9 +77,10 @@ struct BackwardBuffers {
   }
 
   PreparedWeights<T> weights;
+  A* panels;          // the transpose of R packed, null where it is multiplied where it is
   A* state;           // [N, H] s, the state that entered the step
   A* carried;         // [N, H] gradient of the state that a step left, without its output's own
-  A* products;        // [N, H] a gradient times the transpose of R
+  A* products;        // [N, padded H] gradients times the transpose of R
   A* factors;         // [N, H] of recurrent dropout, null without
   A* bias_sums;       // [N, 4H] gradients summed over the steps; the reserve's columns
   A* kernel_sums;     // dW as W, tight, unless it is added up in place
@@ -77,9 +93,10 @@ struct BackwardBuffers {
 /// How backward cuts the steps into chunks; throws where the workspace limit is too small.
 template <typename T>
 Chunks backward_chunks(Problem const& p) {
+  bool const packs = packs_recurrent_kernel<BackwardBuffers<T>>(p);
   auto const bytes = [&](std::int64_t steps) {
     Carver counting;
-    BackwardBuffers<T>{counting, p, steps};
+    BackwardBuffers<T>{counting, p, steps, packs};
     return counting.bytes();
   };
   return cut_into_chunks(p, bytes(0), bytes(1) - bytes(0));
@@ -89,7 +106,7 @@ template <typename T>
 std::size_t backward_workspace_bytes(Problem const& p, Chunks const& chunks) {
   if (chunks.count == 0) return 0;
   Carver counting;
-  BackwardBuffers<T>{counting, p, chunks.size};
+  BackwardBuffers<T>{counting, p, chunks.size, packs_recurrent_kernel<BackwardBuffers<T>>(p)};
   return counting.bytes();
 }
 
@@ -112,17 +129,20 @@ class Backward {
         tensors_{tensors},
         schedule_{make_schedule(p, tensors)},
         masks_{make_masks(p, tensors)},
-        buffers_{carver, p, chunks.size},
-        slices_{batch_slices(p.batch)},
-        at_{blocks(p)},
+        buffers_{carver, p, chunks.size, packs_recurrent_kernel<BackwardBuffers<T>>(p)},
+        at_{blocks(p, p.hidden_size)},
         reset_after_{p.variant == Variant::kResetAfter},
         wants_biases_{tensors.dbias || tensors.drecurrent_bias},
+        phases_per_step_{reset_after_ ? 1 : 2},
+        tiles_{phases_per_step_ * p.steps, p.batch, panel_units<A>(p) / kUnitsOfPanel,
+               3 * kUnitsOfPanel * p.hidden_size, buffers_.panels != nullptr},
         h_rows_{sequence_rows(p, p.pitch.h, p.hidden_size)},
         dh_rows_{sequence_rows(p, p.pitch.dh, p.hidden_size)} {}
 
   void run(Weights<T> const& weights) {
     buffers_.weights.prepare(execution_, p_, masks_, weights);
-    for_each_task(execution_, slices_.count, [&](std::int64_t slice) { start(slice); });
+    if (buffers_.panels != nullptr) pack_transposed();
+    start();
     for (std::int64_t chunk = chunks_.count - 1; chunk >= 0; --chunk) run_chunk(chunk);
     store_initial_gradients();
     if (wants_biases_) store_bias_gradients();
@@ -130,28 +150,46 @@ class Backward {
   }
 
  private:
+  static constexpr std::int64_t kUnitsOfPanel = kTransposedPacks * Pack<A>::kSize;
+
+  /// One step of all samples.
+  template <typename G>
+  struct Step {
+    std::int64_t t;
+    G const* gates;           // [N, 4H]
+    MatrixView<A> gradients;  // [N, 4H]
+  };
+
   /// One step of one sample.
   struct Row {
     std::int64_t t;
     std::int64_t n;
-    A* gradients;  // [4H]
-    A* state;      // [H]
-    A* carried;    // [H]
-    A* product;    // [H]
-    A* bias_sums;  // [4H], null where no bias gradient is wanted
+    A* gradients;      // [4H]
+    A* state;          // [H]
+    A* carried;        // [H]
+    A const* product;  // [H]
+    A* bias_sums;      // [4H], null where no bias gradient is wanted
   };
 
-  /// Past the last step the gradient of the state is the final state's.
-  void start(std::int64_t slice) {
+  void pack_transposed() {
+    constexpr std::int64_t kSize = Pack<A>::kSize;
     std::int64_t const H = p_.hidden_size;
-    std::int64_t const begin = slices_.begin(slice);
-    std::int64_t const end = slices_.end(slice);
-    for (std::int64_t n = begin; n < end; ++n) {
-      load_state(tensors_.dfinal_state, pitch_or(p_.pitch.dfinal_state, H), n, H,
-                 buffers_.carried + n * H);
-    }
-    std::fill(buffers_.bias_sums + begin * 4 * H, buffers_.bias_sums + end * 4 * H, A(0));
-    if (buffers_.factors != nullptr) fill_state_factors(masks_, begin, end, buffers_.factors);
+    MatrixView<A const> const transposed = buffers_.weights.recurrent_kernel().flipped();
+    pack_panels<A>(execution_, {{transposed, H}, {transposed.from_column(kSize), H - kSize}}, 3 * H,
+                   panel_units<A>(p_) / kUnitsOfPanel, kUnitsOfPanel, buffers_.panels);
+  }
+
+  /// Past the last step the gradient of the state is the final state's.
+  void start() {
+    std::int64_t const H = p_.hidden_size;
+    for_each_row_range(execution_, p_.batch, 4 * H, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t n = begin; n < end; ++n) {
+        load_state(tensors_.dfinal_state, pitch_or(p_.pitch.dfinal_state, H), n, H,
+                   buffers_.carried + n * H);
+      }
+      std::fill(buffers_.bias_sums + begin * 4 * H, buffers_.bias_sums + end * 4 * H, A(0));
+      if (buffers_.factors != nullptr) fill_state_factors(masks_, begin, end, buffers_.factors);
+    });
   }
 
   void run_chunk(std::int64_t chunk) {
@@ -166,13 +204,11 @@ class Backward {
     if (recompute) recompute_gates(rows, x);
 
     MatrixView<A> const gradients = gradients_of(rows);
-    for_each_task(execution_, slices_.count, [&](std::int64_t slice) {
-      if (recompute) {
-        do_steps(rows, gradients.data, gradients, slice);
-      } else {
-        do_steps(rows, kept_gates(rows), gradients, slice);
-      }
-    });
+    if (recompute) {
+      do_steps(rows, gradients.data, gradients);
+    } else {
+      do_steps(rows, kept_gates(rows), gradients);
+    }
     add_weight_gradients(rows, x, gradients, first);
     if (tensors_.dx != nullptr) write_input_gradients(rows, gradients);
   }
@@ -197,16 +233,20 @@ class Backward {
     return {buffers_.gradients, 4 * H, false};
   }
 
-  /// s, the state that entered a step that the sample does, as forward's output and h0 tell it.
-  void load_entering_state(std::int64_t t, std::int64_t n, A* state) const {
-    std::int64_t const H = p_.hidden_size;
+  /// Units [begin, end) of s, the state that entered a step that the sample does, as forward's
+  /// output and h0 tell it.
+  void load_entering_state(std::int64_t t, std::int64_t n, std::int64_t begin, std::int64_t end,
+                           A* state) const {
     if (schedule_.is_cleared(t, n)) {
-      std::fill_n(state, H, A(0));
+      std::fill(state + begin, state + end, A(0));
     } else if (schedule_.is_first(t, n)) {
-      load_state(tensors_.h0, pitch_or(p_.pitch.h0, H), n, H, state);
+      std::int64_t const row = n * pitch_or(p_.pitch.h0, p_.hidden_size);
+      for (std::int64_t i = begin; i < end; ++i) {
+        state[i] = tensors_.h0 ? tensors_.h0.template load<A>(row + i) : A(0);
+      }
     } else {
       T const* const h = tensors_.h + h_rows_.at(schedule_.reverse ? t + 1 : t - 1, n);
-      for_each_pack<A>(H, [&](Units u) { store(state, u, load<A>(h, u)); });
+      for_each_pack<A>(begin, end, [&](Units u) { store(state, u, load<A>(h, u)); });
     }
   }
 
@@ -227,7 +267,7 @@ class Backward {
           std::fill_n(operand, H, A(0));
           continue;
         }
-        load_entering_state(t, n, operand);
+        load_entering_state(t, n, 0, H, operand);
         for_each_pack<A>(H, [&](Units u) {
           store(operand, u, rounded_to<T>(with_dropout(load<A>(operand, u), n, u)));
         });
@@ -270,7 +310,7 @@ class Backward {
     cell::Gates<V> const none{V{A(0)}, V{A(0)}, V{A(0)}};
     bool const active = schedule_.is_active(t, n);
     A* const reset_state = row + at_.fourth;
-    if (!reset_after_ && active) load_entering_state(t, n, reset_state);
+    if (!reset_after_ && active) load_entering_state(t, n, 0, H, reset_state);
     for_each_pack<A>(H, [&](Units u) {
       cell::Gates<V> p = sum(load_gates<A>(row, at_, u), load_gates<A>(bias, at_, u));
       cell::Gates<V> q = load_gates<A>(recurrent_bias, at_, u);
@@ -294,119 +334,158 @@ class Backward {
     });
   }
 
-  /// The steps of a chunk, from the last, for one slice. `gates` has the rows of the reserve, as it
-  /// was kept (in T) or as it was computed again (in A), and may be the memory of `gradients`.
+  /// The steps of a chunk, from the last. `gates` has the rows of the reserve, as it was kept (in
+  /// T) or as it was computed again (in A), and may be the memory of `gradients`.
+  ///
+  /// What leaves a step through R needs the gradients of all units, and is carried in the next
+  /// phase: the first of the step before, or one more after the last step.
   template <typename G>
-  void do_steps(ChunkRows const& rows, G const* gates, MatrixView<A> const& gradients,
-                std::int64_t slice) {
-    std::int64_t const stride = 4 * p_.hidden_size;
-    for (std::int64_t i = 0; i < rows.steps; ++i) {
+  void do_steps(ChunkRows const& rows, G const* gates, MatrixView<A> const& gradients) {
+    auto const step = [&](std::int64_t i) {
       std::int64_t const t = schedule_.reverse ? rows.first + i : rows.first + rows.steps - 1 - i;
       std::int64_t const row = rows.row(t, 0);
-      do_step(t, gates + row * stride, gradients.from_row(row), slices_.begin(slice),
-              slices_.end(slice));
+      return Step<G>{t, gates + row * 4 * p_.hidden_size, gradients.from_row(row)};
+    };
+    Phases phases{phases_per_step_ * rows.steps + 1, tiles_.count()};
+    phases.run(execution_, [&](std::int64_t phase, std::int64_t i) {
+      std::int64_t const index = phase / phases_per_step_;
+      Tile const tile = tiles_.tile(i);
+      if (phase % phases_per_step_ != 0) {
+        leave_reset(step(index), tile);
+        return;
+      }
+      if (index > 0) carry(step(index - 1), tile);
+      if (index < rows.steps) leave_step(step(index), tile);
+    });
+  }
+
+  /// Calls f(row, units, gates) for what a tile has of samples that do the step.
+  template <typename G, typename F>
+  void for_active_rows(Step<G> const& step, Tile const& tile, F const& f) {
+    std::int64_t const H = p_.hidden_size;
+    for (std::int64_t n = tile.row_begin; n < tile.row_end; ++n) {
+      if (!schedule_.is_active(step.t, n)) continue;
+      Row const row{step.t,
+                    n,
+                    step.gradients.from_row(n).data,
+                    buffers_.state + n * H,
+                    buffers_.carried + n * H,
+                    buffers_.products + n * panel_units<A>(p_),
+                    wants_biases_ ? buffers_.bias_sums + n * 4 * H : nullptr};
+      for_each_pack<A>(first_unit(tile), last_unit(tile),
+                       [&](Units u) { f(row, u, step.gates + n * 4 * H); });
     }
   }
 
-  template <typename G>
-  void do_step(std::int64_t t, G const* gates, MatrixView<A> const& gradients, std::int64_t begin,
-               std::int64_t end) {
-    std::int64_t const H = p_.hidden_size;
-    auto const for_active_rows = [&](auto const& f) {
-      for (std::int64_t n = begin; n < end; ++n) {
-        if (!schedule_.is_active(t, n)) continue;
-        f(Row{t, n, gradients.from_row(n).data, buffers_.state + n * H, buffers_.carried + n * H,
-              buffers_.products + n * H, wants_biases_ ? buffers_.bias_sums + n * 4 * H : nullptr},
-          gates + n * 4 * H);
-      }
-    };
-    bool any_active = false;
-    for (std::int64_t n = begin; n < end; ++n) {
-      if (schedule_.is_active(t, n)) {
-        any_active = true;
-      } else {
-        std::fill_n(gradients.from_row(n).data, 4 * H, A(0));
-      }
-    }
-    if (!any_active) return;
+  std::int64_t first_unit(Tile const& tile) const { return tile.panel_begin * kUnitsOfPanel; }
+  std::int64_t last_unit(Tile const& tile) const {
+    return std::min(tile.panel_end * kUnitsOfPanel, p_.hidden_size);
+  }
 
-    for_active_rows([&](Row const& row, G const* a) {
-      load_entering_state(row.t, row.n, row.state);
-      leave_step(row, a);
-    });
-    if (reset_after_) {
-      multiply_transposed(gradients.from_column(at_.fourth), at_.g, H, begin, end, false);
-      multiply_transposed(gradients, 0, 2 * H, begin, end, true);
-    } else {
-      multiply_transposed(gradients.from_column(at_.g), at_.g, H, begin, end, false);
-      for_active_rows([&](Row const& row, G const* a) { leave_reset(row, a); });
-      multiply_transposed(gradients, 0, 2 * H, begin, end, false);
+  template <typename G>
+  void leave_step(Step<G> const& step, Tile const& tile) {
+    std::int64_t const first = first_unit(tile);
+    std::int64_t const last = last_unit(tile);
+    for (std::int64_t n = tile.row_begin; n < tile.row_end; ++n) {
+      if (schedule_.is_active(step.t, n)) {
+        load_entering_state(step.t, n, first, last, buffers_.state + n * p_.hidden_size);
+        continue;
+      }
+      A* const row = step.gradients.from_row(n).data;
+      for (std::int64_t const column : {at_.z, at_.r, at_.g, at_.fourth}) {
+        std::fill(row + column + first, row + column + last, A(0));
+      }
     }
-    for_active_rows([&](Row const& row, G const*) { carry(row); });
+    for_active_rows(step, tile,
+                    [&](Row const& row, Units u, G const* a) { leave_step(row, u, a); });
+  }
+
+  /// Reset before: the reset gate, from the gradient of what entered R_g.
+  template <typename G>
+  void leave_reset(Step<G> const& step, Tile const& tile) {
+    if (!has_active_row(schedule_, step.t, tile.row_begin, tile.row_end)) return;
+    multiply_transposed(step.gradients.from_column(at_.g), at_.g, p_.hidden_size, tile, false);
+    for_active_rows(step, tile,
+                    [&](Row const& row, Units u, G const* a) { leave_reset(row, u, a); });
+  }
+
+  /// What comes through R to the state that entered a step.
+  template <typename G>
+  void carry(Step<G> const& step, Tile const& tile) {
+    std::int64_t const H = p_.hidden_size;
+    if (!has_active_row(schedule_, step.t, tile.row_begin, tile.row_end)) return;
+    multiply_transposed(step.gradients, 0, 2 * H, tile, false);
+    if (reset_after_) {
+      multiply_transposed(step.gradients.from_column(at_.fourth), at_.g, H, tile, true);
+    }
+    for_active_rows(step, tile, [&](Row const& row, Units u, G const*) { carry(row, u); });
   }
 
   /// `products` = dq, or += dq, times the transpose of `width` columns of R from `first`.
   void multiply_transposed(MatrixView<A> const& dq, std::int64_t first, std::int64_t width,
-                           std::int64_t begin, std::int64_t end, bool accumulate) {
+                           Tile const& tile, bool accumulate) {
     std::int64_t const H = p_.hidden_size;
-    multiply<A>({buffers_.products + begin * H, H, false}, dq.from_row(begin),
-                buffers_.weights.recurrent_kernel().from_column(first).flipped(),
-                {end - begin, H, width}, accumulate);
+    std::int64_t const pitch = panel_units<A>(p_);
+    std::int64_t const rows = tile.row_end - tile.row_begin;
+    MatrixView<A> const lhs = dq.from_row(tile.row_begin);
+    A* const out = buffers_.products + tile.row_begin * pitch;
+    if (buffers_.panels == nullptr) {
+      std::int64_t const unit = first_unit(tile);
+      multiply<A>({out + unit, pitch, false}, lhs,
+                  buffers_.weights.recurrent_kernel().from_row(unit).from_column(first).flipped(),
+                  {rows, last_unit(tile) - unit, width}, accumulate);
+      return;
+    }
+    for (std::int64_t i = tile.panel_begin; i < tile.panel_end; ++i) {
+      A const* const panel = buffers_.panels + (i * 3 * H + first) * kUnitsOfPanel;
+      PanelProduct<A> const product{lhs,   panel,          width,     out + i * kUnitsOfPanel,
+                                    pitch, Pack<A>::kSize, accumulate};
+      product.template run<kTransposedPacks>(rows);
+    }
   }
 
   /// From the gradient of the state that the step left to those of the pre-activations and, along
   /// everything but R, of the state that entered it; where reset is before, without the reset gate.
   template <typename G>
-  void leave_step(Row const& row, G const* a) {
-    T const* const dh = tensors_.dh == nullptr ? nullptr : tensors_.dh + dh_rows_.at(row.t, row.n);
-    for_each_pack<A>(p_.hidden_size, [&](Units u) {
-      V d_new = load<A>(row.carried, u);
-      if (dh != nullptr) d_new = d_new + load<A>(dh, u);
-      V ds{A(0)};
-      if (masks_.has_zoneout()) {
-        auto const split =
-            cell::zoneout_backward(zoneout_weight<A>(masks_, row.t, row.n, u), d_new);
-        d_new = split.c;
-        ds = split.s;
-      }
-      V const s = load<A>(row.state, u);
-      auto const d =
-          cell::new_state_backward(load<A>(a + at_.z, u), load<A>(a + at_.g, u), s, d_new);
-      store(row.carried, u, ds + d.s);
-      if (reset_after_) {
-        auto const reset =
-            cell::reset_after_backward(load<A>(a + at_.r, u), load<A>(a + at_.fourth, u), d.a_g);
-        put(row, at_.r, u, reset.a_r);
-        put(row, at_.fourth, u, reset.q_g);
-      } else {
-        store(row.gradients + at_.fourth, u, load<A>(a + at_.fourth, u));
-      }
-      put(row, at_.z, u, d.a_z);
-      put(row, at_.g, u, d.a_g);
-    });
-  }
-
-  /// Reset before: the reset gate, from the gradient of what entered R_g.
-  template <typename G>
-  void leave_reset(Row const& row, G const* a) {
-    for_each_pack<A>(p_.hidden_size, [&](Units u) {
-      V const du = with_dropout(load<A>(row.product, u), row.n, u);
-      auto const d = cell::reset_state_backward(load<A>(a + at_.r, u), load<A>(row.state, u), du);
-      put(row, at_.r, u, d.a_r);
-      store(row.carried, u, load<A>(row.carried, u) + d.s);
-    });
-  }
-
-  /// Adds what comes through R; nothing passes an episode boundary.
-  void carry(Row const& row) {
-    if (schedule_.is_cleared(row.t, row.n)) {
-      std::fill_n(row.carried, p_.hidden_size, A(0));
-      return;
+  void leave_step(Row const& row, Units u, G const* a) {
+    V d_new = load<A>(row.carried, u);
+    if (tensors_.dh != nullptr) {
+      d_new = d_new + load<A>(tensors_.dh + dh_rows_.at(row.t, row.n), u);
     }
-    for_each_pack<A>(p_.hidden_size, [&](Units u) {
-      V const through_r = with_dropout(load<A>(row.product, u), row.n, u);
-      store(row.carried, u, load<A>(row.carried, u) + through_r);
-    });
+    V ds{A(0)};
+    if (masks_.has_zoneout()) {
+      auto const split = cell::zoneout_backward(zoneout_weight<A>(masks_, row.t, row.n, u), d_new);
+      d_new = split.c;
+      ds = split.s;
+    }
+    V const s = load<A>(row.state, u);
+    auto const d = cell::new_state_backward(load<A>(a + at_.z, u), load<A>(a + at_.g, u), s, d_new);
+    store(row.carried, u, ds + d.s);
+    if (reset_after_) {
+      auto const reset =
+          cell::reset_after_backward(load<A>(a + at_.r, u), load<A>(a + at_.fourth, u), d.a_g);
+      put(row, at_.r, u, reset.a_r);
+      put(row, at_.fourth, u, reset.q_g);
+    } else {
+      store(row.gradients + at_.fourth, u, load<A>(a + at_.fourth, u));
+    }
+    put(row, at_.z, u, d.a_z);
+    put(row, at_.g, u, d.a_g);
+  }
+
+  template <typename G>
+  void leave_reset(Row const& row, Units u, G const* a) {
+    V const du = with_dropout(load<A>(row.product, u), row.n, u);
+    auto const d = cell::reset_state_backward(load<A>(a + at_.r, u), load<A>(row.state, u), du);
+    put(row, at_.r, u, d.a_r);
+    store(row.carried, u, load<A>(row.carried, u) + d.s);
+  }
+
+  /// Nothing passes an episode boundary.
+  void carry(Row const& row, Units u) {
+    bool const cleared = schedule_.is_cleared(row.t, row.n);
+    V const through_r = with_dropout(load<A>(row.product, u), row.n, u);
+    store(row.carried, u, cleared ? V{A(0)} : load<A>(row.carried, u) + through_r);
   }
 
   void put(Row const& row, std::int64_t column, Units u, V const& gradient) {
@@ -550,10 +629,11 @@ class Backward {
   Schedule schedule_;
   Masks masks_;
   BackwardBuffers<T> buffers_;
-  Ranges slices_;
   Blocks at_;
   bool reset_after_;
   bool wants_biases_;
+  std::int64_t phases_per_step_;
+  StepTiles tiles_;
   Rows h_rows_;
   Rows dh_rows_;
 };

@@ -9,9 +9,12 @@
 #include <gru/detail/carver.hpp>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/sequence.hpp>
+#include <gru/host/blocked_product.hpp>
 #include <gru/host/execution.hpp>
 #include <gru/host/pack.hpp>
+#include <gru/host/panels.hpp>
 #include <gru/host/parallel.hpp>
+#include <gru/host/phases.hpp>
 #include <gru/host/products.hpp>
 #include <gru/host/rows.hpp>
 #include <gru/host/weights.hpp>
@@ -19,7 +22,7 @@
 #include <gru/tensors.hpp>
 
 /// The forward pass: for each chunk of steps, the input product of all its rows at once, then the
-/// steps one by one, every slice of the batch by itself.
+/// steps one by one, each in tiles of rows and units.
 namespace gru::detail::host {
 
 /// What a forward run works on, whether it came to run() or to step().
@@ -44,7 +47,8 @@ template <typename T>
 struct ForwardBuffers {
   using A = Accumulator<T>;
 
-  ForwardBuffers(Carver& carver, Problem const& p, std::int64_t chunk_steps) : weights{carver, p} {
+  ForwardBuffers(Carver& carver, Problem const& p, std::int64_t chunk_steps, bool packs)
+      : weights{carver, p} {
     std::int64_t const rows = chunk_steps * p.batch;
     std::int64_t const state_size = p.batch * p.hidden_size;
     bool const drops_state = drops(p, p.recurrent_dropout);
@@ -52,21 +56,24 @@ struct ForwardBuffers {
     // The input product is formed in the reserve itself where that holds values of A.
     bool const forms_in_reserve = std::is_same_v<T, A> && keeps_reserve(p);
 
-    state = carver.take<A>(state_size);
-    operand = carver.take<A>(copies_operand ? state_size : 0);
+    panels = carver.take<A>(packs ? 3 * p.hidden_size * padded_units<A>(p) : 0);
+    states = carver.take<A>(2 * state_size);
+    operands = carver.take<A>(copies_operand ? 2 * state_size : 0);
     factors = carver.take<A>(drops_state ? state_size : 0);
-    products = carver.take<A>(3 * state_size);
+    products = carver.take<A>(p.batch * 3 * padded_units<A>(p));
     reset_state = carver.take<A>(p.variant == Variant::kResetBefore ? state_size : 0);
     inputs = carver.take<A>(reads_x_in_place<T>(p) ? 0 : rows * p.input_size);
     input_products = carver.take<A>(forms_in_reserve ? 0 : rows * 3 * p.hidden_size);
-    if (operand == nullptr) operand = state;
+    if (operands == nullptr) operands = states;
   }
 
   PreparedWeights<T> weights;
-  A* state;           // [N, H] s, carried from step to step
-  A* operand;         // [N, H] s as it enters R; `state` itself where nothing changes it
+  A* panels;          // R packed, the gates of one product after those of another; null where it is
+                      // multiplied where it is
+  A* states;          // [2, N, H] s that enters a step and s that leaves it, by turns
+  A* operands;        // [2, N, H] s as it enters R; `states` itself where nothing changes it
   A* factors;         // [N, H] of recurrent dropout, null without
-  A* products;        // [N, 3H] s R
+  A* products;        // [N, 3, padded H] s R
   A* reset_state;     // [N, H] r * s as it enters R_g (reset before)
   A* inputs;          // [steps * N, C] x, unless it is read in place
   A* input_products;  // [steps * N, 3H] x W, unless they are formed in the reserve
@@ -75,9 +82,10 @@ struct ForwardBuffers {
 /// How forward cuts the steps into chunks; throws where the workspace limit is too small.
 template <typename T>
 Chunks forward_chunks(Problem const& p) {
+  bool const packs = packs_recurrent_kernel<ForwardBuffers<T>>(p);
   auto const bytes = [&](std::int64_t steps) {
     Carver counting;
-    ForwardBuffers<T>{counting, p, steps};
+    ForwardBuffers<T>{counting, p, steps, packs};
     return counting.bytes();
   };
   return cut_into_chunks(p, bytes(0), bytes(1) - bytes(0));
@@ -87,7 +95,7 @@ template <typename T>
 std::size_t forward_workspace_bytes(Problem const& p, Chunks const& chunks) {
   if (chunks.count == 0) return 0;
   Carver counting;
-  ForwardBuffers<T>{counting, p, chunks.size};
+  ForwardBuffers<T>{counting, p, chunks.size, packs_recurrent_kernel<ForwardBuffers<T>>(p)};
   return counting.bytes();
 }
 
@@ -106,54 +114,89 @@ class Forward {
         arguments_{arguments},
         schedule_{arguments.schedule},
         masks_{arguments.masks},
-        buffers_{carver, p, chunks.size},
-        slices_{batch_slices(p.batch)},
-        at_{blocks(p)},
+        buffers_{carver, p, chunks.size, packs_recurrent_kernel<ForwardBuffers<T>>(p)},
+        at_{blocks(p, p.hidden_size)},
+        product_at_{blocks(p, padded_units<A>(p))},
+        phases_per_step_{p.variant == Variant::kResetAfter ? 1 : 2},
+        tiles_{phases_per_step_ * p.steps, p.batch, padded_units<A>(p) / Pack<A>::kSize,
+               3 * Pack<A>::kSize * p.hidden_size, buffers_.panels != nullptr},
         h_rows_{sequence_rows(p, p.pitch.h, p.hidden_size)} {}
 
   void run(Weights<T> const& weights) {
     buffers_.weights.prepare(execution_, p_, masks_, weights);
-    for_each_task(execution_, slices_.count, [&](std::int64_t slice) { load_states(slice); });
+    if (buffers_.panels != nullptr) pack_recurrent_kernel();
+    load_states();
     for (std::int64_t chunk = 0; chunk < chunks_.count; ++chunk) {
       ChunkRows const rows = chunk_rows(p_, chunks_, chunk);
       MatrixView<A> const products = multiply_inputs(rows);
-      for_each_task(execution_, slices_.count,
-                    [&](std::int64_t slice) { do_steps(rows, products, slice); });
+      Phases phases{phases_per_step_ * rows.steps, tiles_.count()};
+      phases.run(execution_, [&](std::int64_t phase, std::int64_t tile) {
+        std::int64_t const step = chunk * chunks_.size + phase / phases_per_step_;
+        std::int64_t const row = rows.row(schedule_.time(step), 0);
+        do_phase(step, phase % phases_per_step_, products.from_row(row), tiles_.tile(tile));
+      });
     }
-    for_each_task(execution_, slices_.count, [&](std::int64_t slice) { store_states(slice); });
+    if (arguments_.final_state) store_states();
   }
 
  private:
-  /// What a row's cell reads and writes.
+  /// What the cell of a row reads and writes.
   struct Row {
+    std::int64_t step;
     std::int64_t t;
     std::int64_t n;
     A const* input_product;  // [3H]
-    A const* product;        // [3H]
-    A* state;                // [H]
+    A const* product;        // [3, padded H]
+    A const* state;          // [H]
     T* h;                    // [H] or null
     T* reserve;              // [4H] or null
   };
 
-  void load_states(std::int64_t slice) {
-    std::int64_t const H = p_.hidden_size;
-    std::int64_t const begin = slices_.begin(slice);
-    std::int64_t const end = slices_.end(slice);
-    for (std::int64_t n = begin; n < end; ++n) {
-      load_state(arguments_.h0, pitch_or(p_.pitch.h0, H), n, H, buffers_.state + n * H);
-    }
-    if (buffers_.factors != nullptr) fill_state_factors(masks_, begin, end, buffers_.factors);
+  A* state(std::int64_t step, std::int64_t n) const {
+    return buffers_.states + (step % 2 * p_.batch + n) * p_.hidden_size;
+  }
+  A* operand(std::int64_t step, std::int64_t n) const {
+    return buffers_.operands + (step % 2 * p_.batch + n) * p_.hidden_size;
   }
 
-  void store_states(std::int64_t slice) {
-    if (!arguments_.final_state) return;
+  /// Columns of R's gates side by side, so that a tile reads those of its units in one stream.
+  void pack_recurrent_kernel() {
+    std::int64_t const H = p_.hidden_size;
+    std::int64_t const panels = padded_units<A>(p_) / Pack<A>::kSize;
+    MatrixView<A const> const R = buffers_.weights.recurrent_kernel();
+    ColumnBlock<A> const first{R, H};
+    ColumnBlock<A> const second{R.from_column(H), H};
+    ColumnBlock<A> const candidate{R.from_column(2 * H), H};
+    if (p_.variant == Variant::kResetAfter) {
+      pack_panels(execution_, {first, second, candidate}, H, panels, Pack<A>::kSize,
+                  buffers_.panels);
+    } else {
+      pack_panels(execution_, {first, second}, H, panels, Pack<A>::kSize, buffers_.panels);
+      pack_panels(execution_, {candidate}, H, panels, Pack<A>::kSize,
+                  buffers_.panels + 2 * H * padded_units<A>(p_));
+    }
+  }
+
+  void load_states() {
+    std::int64_t const H = p_.hidden_size;
+    for_each_row_range(execution_, p_.batch, H, [&](std::int64_t begin, std::int64_t end) {
+      if (buffers_.factors != nullptr) fill_state_factors(masks_, begin, end, buffers_.factors);
+      for (std::int64_t n = begin; n < end; ++n) {
+        load_state(arguments_.h0, pitch_or(p_.pitch.h0, H), n, H, state(0, n));
+        for_each_pack<A>(H, [&](Units u) { enter(0, n, u, load<A>(state(0, n), u)); });
+      }
+    });
+  }
+
+  void store_states() {
     std::int64_t const H = p_.hidden_size;
     std::int64_t const pitch = pitch_or(p_.pitch.final_state, H);
-    for (std::int64_t n = slices_.begin(slice); n < slices_.end(slice); ++n) {
-      for (std::int64_t i = 0; i < H; ++i) {
-        arguments_.final_state.store(n * pitch + i, buffers_.state[n * H + i]);
+    for_each_row_range(execution_, p_.batch, H, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t n = begin; n < end; ++n) {
+        A const* const last = state(p_.steps, n);
+        for (std::int64_t i = 0; i < H; ++i) arguments_.final_state.store(n * pitch + i, last[i]);
       }
-    }
+    });
   }
 
   /// x W for the rows of a chunk.
@@ -170,115 +213,125 @@ class Forward {
     return out;
   }
 
-  void do_steps(ChunkRows const& rows, MatrixView<A> const& input_products, std::int64_t slice) {
-    for (std::int64_t i = 0; i < rows.steps; ++i) {
-      std::int64_t const t = schedule_.reverse ? rows.first + rows.steps - 1 - i : rows.first + i;
-      do_step(t, input_products.from_row(rows.row(t, 0)), slices_.begin(slice), slices_.end(slice));
-    }
-  }
-
-  /// One step of samples [begin, end).
-  void do_step(std::int64_t t, MatrixView<A> const& input_products, std::int64_t begin,
-               std::int64_t end) {
-    bool any_active = false;
-    for (std::int64_t n = begin; n < end; ++n) {
-      if (schedule_.is_active(t, n)) {
-        any_active = true;
-        prepare_operand(t, n);
-      } else {
-        clear_outputs(t, n);
-      }
-    }
-    if (!any_active) return;
-
-    std::int64_t const H = p_.hidden_size;
+  /// One phase of a step: all of it, or where reset is before, first what r * s needs.
+  void do_phase(std::int64_t step, std::int64_t phase, MatrixView<A> const& input_products,
+                Tile const& tile) {
+    std::int64_t const t = schedule_.time(step);
+    std::int64_t const begin = tile.panel_begin * Pack<A>::kSize;
+    std::int64_t const end = std::min(tile.panel_end * Pack<A>::kSize, p_.hidden_size);
     auto const for_active_rows = [&](auto const& f) {
-      for (std::int64_t n = begin; n < end; ++n) {
+      for (std::int64_t n = tile.row_begin; n < tile.row_end; ++n) {
         if (!schedule_.is_active(t, n)) continue;
-        f(Row{t, n, input_products.from_row(n).data, buffers_.products + n * 3 * H,
-              buffers_.state + n * H, h_row(t, n), reserve_row(t, n)});
+        Row const row{step,
+                      t,
+                      n,
+                      input_products.from_row(n).data,
+                      buffers_.products + n * 3 * padded_units<A>(p_),
+                      state(step, n),
+                      h_row(t, n),
+                      reserve_row(t, n)};
+        for_each_pack<A>(begin, end, [&](Units u) { f(row, u); });
       }
     };
+    bool const any_active = has_active_row(schedule_, t, tile.row_begin, tile.row_end);
     if (p_.variant == Variant::kResetAfter) {
-      multiply_state(buffers_.operand, 0, 3 * H, begin, end);
-      for_active_rows([&](Row const& row) { finish_reset_after(row); });
+      if (any_active) multiply_state<3>(operand(step, 0), 0, tile);
+      for_active_rows([&](Row const& row, Units u) { finish_reset_after(row, u); });
+    } else if (phase == 0) {
+      if (any_active) multiply_state<2>(operand(step, 0), 0, tile);
+      for_active_rows([&](Row const& row, Units u) { apply_reset(row, u); });
+      return;
     } else {
-      multiply_state(buffers_.operand, 0, 2 * H, begin, end);
-      for_active_rows([&](Row const& row) { apply_reset(row); });
-      multiply_state(buffers_.reset_state, 2 * H, 3 * H, begin, end);
-      for_active_rows([&](Row const& row) { finish_reset_before(row); });
+      if (any_active) multiply_state<1>(buffers_.reset_state, 2, tile);
+      for_active_rows([&](Row const& row, Units u) { finish_reset_before(row, u); });
+    }
+    for (std::int64_t n = tile.row_begin; n < tile.row_end; ++n) {
+      if (!schedule_.is_active(t, n)) {
+        for_each_pack<A>(begin, end, [&](Units u) { skip(step, t, n, u); });
+      }
     }
   }
 
-  /// Columns [first, last) of operand * R.
-  void multiply_state(A const* operand, std::int64_t first, std::int64_t last, std::int64_t begin,
-                      std::int64_t end) {
+  /// Columns of kGates gates, from one on, of operand * R.
+  template <int kGates>
+  void multiply_state(A const* operand, std::int64_t first, Tile const& tile) {
+    constexpr std::int64_t kSize = Pack<A>::kSize;
     std::int64_t const H = p_.hidden_size;
-    multiply<A>({buffers_.products + begin * 3 * H + first, 3 * H, false},
-                {operand + begin * H, H, false},
-                buffers_.weights.recurrent_kernel().from_column(first),
-                {end - begin, last - first, H}, false);
+    std::int64_t const padded = padded_units<A>(p_);
+    std::int64_t const rows = tile.row_end - tile.row_begin;
+    MatrixView<A const> const lhs{operand + tile.row_begin * H, H, false};
+    A* const out = buffers_.products + (tile.row_begin * 3 + first) * padded;
+    if (buffers_.panels == nullptr) {
+      std::int64_t const unit = tile.panel_begin * kSize;
+      std::int64_t const units = std::min(tile.panel_end * kSize, H) - unit;
+      for (std::int64_t i = 0; i < kGates; ++i) {
+        multiply<A>({out + i * padded + unit, 3 * padded, false}, lhs,
+                    buffers_.weights.recurrent_kernel().from_column((first + i) * H + unit),
+                    {rows, units, H}, false);
+      }
+      return;
+    }
+    A const* const panels = buffers_.panels + first * H * padded;
+    for (std::int64_t i = tile.panel_begin; i < tile.panel_end; ++i) {
+      PanelProduct<A> const product{
+          lhs, panels + i * H * kGates * kSize, H, out + i * kSize, 3 * padded, padded, false};
+      product.template run<kGates>(rows);
+    }
   }
 
-  /// The state that enters a step, as it stays and as it enters R.
-  void prepare_operand(std::int64_t t, std::int64_t n) {
-    std::int64_t const H = p_.hidden_size;
-    A* const state = buffers_.state + n * H;
-    if (schedule_.is_cleared(t, n)) std::fill_n(state, H, A(0));
-    if (buffers_.operand == buffers_.state) return;
-    A* const operand = buffers_.operand + n * H;
-    for_each_pack<A>(H, [&](Units u) {
-      store(operand, u, rounded_to<T>(with_dropout(load<A>(state, u), n, u)));
-    });
+  /// The state that leaves a step, as it enters the next and as it enters R there.
+  void enter(std::int64_t step, std::int64_t n, Units u, V s) {
+    if (step < p_.steps && schedule_.is_cleared(schedule_.time(step), n)) s = V{A(0)};
+    store(state(step, n), u, s);
+    if (buffers_.operands == buffers_.states) return;
+    store(operand(step, n), u, rounded_to<T>(with_dropout(s, n, u)));
   }
 
   /// A step that the sample does not do.
-  void clear_outputs(std::int64_t t, std::int64_t n) {
-    std::int64_t const H = p_.hidden_size;
-    if (T* const h = h_row(t, n)) std::fill_n(h, H, static_cast<T>(0));
-    if (T* const reserve = reserve_row(t, n)) std::fill_n(reserve, 4 * H, static_cast<T>(0));
+  void skip(std::int64_t step, std::int64_t t, std::int64_t n, Units u) {
+    if (T* const h = h_row(t, n)) store(h, u, V{A(0)});
+    if (T* const reserve = reserve_row(t, n)) {
+      for (std::int64_t const column : {at_.z, at_.r, at_.g, at_.fourth}) {
+        store(reserve + column, u, V{A(0)});
+      }
+    }
+    enter(step + 1, n, u, load<A>(state(step, n), u));
   }
 
-  void finish_reset_after(Row const& row) {
-    for_each_pack<A>(p_.hidden_size, [&](Units u) {
-      cell::Gates<V> const p = input_part(row, u);
-      cell::Gates<V> const q = sum(load_gates<A>(row.product, at_, u),
-                                   load_gates<A>(buffers_.weights.recurrent_bias(), at_, u));
-      cell::Gates<V> const a = cell::reset_after(p, q);
-      keep(row, u, a, q.g);
-      finish(row, u, a);
-    });
+  void finish_reset_after(Row const& row, Units u) {
+    cell::Gates<V> const p = input_part(row, u);
+    cell::Gates<V> const q = recurrent_part(row, u);
+    cell::Gates<V> const a = cell::reset_after(p, q);
+    keep(row, u, a, q.g);
+    finish(row, u, a);
   }
 
   /// r * s, which enters R_g where the reset gate acts before the product.
-  void apply_reset(Row const& row) {
-    std::int64_t const H = p_.hidden_size;
+  void apply_reset(Row const& row, Units u) {
     A const* const recurrent_bias = buffers_.weights.recurrent_bias() + at_.r;
-    A const* const bias = buffers_.weights.bias() + at_.r;
-    for_each_pack<A>(H, [&](Units u) {
-      V const p = load<A>(row.input_product + at_.r, u) + load<A>(bias, u);
-      V const q = load<A>(row.product + at_.r, u) + load<A>(recurrent_bias, u);
-      V const s = cell::reset_state(p + q, load<A>(row.state, u));
-      store(buffers_.reset_state + row.n * H, u, rounded_to<T>(with_dropout(s, row.n, u)));
-    });
+    V const p = load<A>(row.input_product + at_.r, u) + load<A>(buffers_.weights.bias() + at_.r, u);
+    V const q = load<A>(row.product + product_at_.r, u) + load<A>(recurrent_bias, u);
+    V const s = cell::reset_state(p + q, load<A>(row.state, u));
+    store(buffers_.reset_state + row.n * p_.hidden_size, u,
+          rounded_to<T>(with_dropout(s, row.n, u)));
   }
 
-  void finish_reset_before(Row const& row) {
-    A const* const reset_state = buffers_.reset_state + row.n * p_.hidden_size;
-    for_each_pack<A>(p_.hidden_size, [&](Units u) {
-      cell::Gates<V> const p = input_part(row, u);
-      cell::Gates<V> const q = sum(load_gates<A>(row.product, at_, u),
-                                   load_gates<A>(buffers_.weights.recurrent_bias(), at_, u));
-      cell::Gates<V> const a = cell::reset_before(p, q);
-      keep(row, u, a, load<A>(reset_state, u));
-      finish(row, u, a);
-    });
+  void finish_reset_before(Row const& row, Units u) {
+    cell::Gates<V> const a = cell::reset_before(input_part(row, u), recurrent_part(row, u));
+    keep(row, u, a, load<A>(buffers_.reset_state + row.n * p_.hidden_size, u));
+    finish(row, u, a);
   }
 
   /// p = x W + bx.
   cell::Gates<V> input_part(Row const& row, Units u) const {
     return sum(load_gates<A>(row.input_product, at_, u),
                load_gates<A>(buffers_.weights.bias(), at_, u));
+  }
+
+  /// q = s R + br.
+  cell::Gates<V> recurrent_part(Row const& row, Units u) const {
+    return sum(load_gates<A>(row.product, product_at_, u),
+               load_gates<A>(buffers_.weights.recurrent_bias(), at_, u));
   }
 
   void keep(Row const& row, Units u, cell::Gates<V> const& a, V const& fourth) {
@@ -295,8 +348,8 @@ class Forward {
     if (masks_.has_zoneout()) {
       next = cell::zoneout(next, s, zoneout_weight<A>(masks_, row.t, row.n, u));
     }
-    store(row.state, u, next);
     if (row.h != nullptr) store(row.h, u, next);
+    enter(row.step + 1, row.n, u, next);
   }
 
   V with_dropout(V const& s, std::int64_t n, Units u) const {
@@ -320,8 +373,10 @@ class Forward {
   Schedule const& schedule_;
   Masks const& masks_;
   ForwardBuffers<T> buffers_;
-  Ranges slices_;
-  Blocks at_;
+  Blocks at_;          // the gates in rows of input products, biases and the reserve
+  Blocks product_at_;  // the gates in a row of `products`
+  std::int64_t phases_per_step_;
+  StepTiles tiles_;
   Rows h_rows_;
 };
 

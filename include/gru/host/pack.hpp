@@ -56,13 +56,19 @@ struct Units {
   int count;
 };
 
-/// Calls f(Units) for the packs of a row of `width` units.
+/// Calls f(Units) for the packs of units [begin, end) of a row.
+template <typename A, typename F>
+void for_each_pack(std::int64_t begin, std::int64_t end, F const& f) {
+  constexpr std::int64_t kSize = Pack<A>::kSize;
+  for (std::int64_t u = begin; u < end; u += kSize) {
+    f(Units{u, static_cast<int>(std::min(kSize, end - u))});
+  }
+}
+
+/// The same for a whole row of `width` units.
 template <typename A, typename F>
 void for_each_pack(std::int64_t width, F const& f) {
-  constexpr std::int64_t kSize = Pack<A>::kSize;
-  for (std::int64_t u = 0; u < width; u += kSize) {
-    f(Units{u, static_cast<int>(std::min(kSize, width - u))});
-  }
+  for_each_pack<A>(0, width, f);
 }
 
 /// Units of a row of values of S, converted to A. Those beyond the row's end are 0.

@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
 
 #include <gru/host/execution.hpp>
-#include <gru/host/products.hpp>
 
 /// How work is cut into tasks. All cuts depend on sizes alone, never on the number of threads, so
 /// that every thread count gives the same bits.
@@ -27,13 +25,16 @@ void for_each_task(gru::host::Execution const& execution, std::int64_t count, F 
   }
 }
 
-/// [0, extent) in ranges of nearly equal length.
+/// [0, extent) in ranges of nearly equal length, which begin at multiples of `unit`.
 struct Ranges {
   std::int64_t extent = 0;
   std::int64_t count = 0;
+  std::int64_t unit = 1;
 
-  std::int64_t begin(std::int64_t i) const { return extent * i / count; }
-  std::int64_t end(std::int64_t i) const { return extent * (i + 1) / count; }
+  std::int64_t begin(std::int64_t i) const {
+    return std::min(extent, divide_up(extent, unit) * i / count * unit);
+  }
+  std::int64_t end(std::int64_t i) const { return begin(i + 1); }
 };
 
 /// Calls f(begin, end) for ranges of rows of `width` elements that are copied or converted.
@@ -44,69 +45,6 @@ void for_each_row_range(gru::host::Execution const& execution, std::int64_t rows
   Ranges const ranges{rows, std::min(rows, divide_up(rows * width, kElementsPerTask))};
   for_each_task(execution, ranges.count,
                 [&](std::int64_t i) { f(ranges.begin(i), ranges.end(i)); });
-}
-
-/// A product cut into blocks of its result, each formed whole by one task.
-template <typename A>
-class BlockedProduct {
- public:
-  BlockedProduct() = default;
-  BlockedProduct(MatrixView<A> out, MatrixView<A const> lhs, MatrixView<A const> rhs,
-                 ProductShape shape, bool accumulate)
-      : out_{out}, lhs_{lhs}, rhs_{rhs}, shape_{shape}, accumulate_{accumulate} {
-    // Blocks of 128 rows; of fewer columns than all only where that gives fewer than 8 blocks.
-    constexpr double kLeastWork = 1 << 18;  // multiplications worth a task
-    double const work = static_cast<double>(shape.rows) * static_cast<double>(shape.columns) *
-                        static_cast<double>(shape.depth);
-    std::int64_t const tasks =
-        std::max<std::int64_t>(1, static_cast<std::int64_t>(work / kLeastWork));
-    std::int64_t const row_blocks = std::min(divide_up(shape.rows, 128), tasks);
-    std::int64_t const column_blocks = std::min(
-        {divide_up(shape.columns, 64), divide_up(8, row_blocks), divide_up(tasks, row_blocks)});
-    rows_ = {shape.rows, row_blocks};
-    columns_ = {shape.columns, column_blocks};
-  }
-
-  std::int64_t tasks() const { return rows_.count * columns_.count; }
-
-  void do_task(std::int64_t task) const {
-    std::int64_t const i = task / columns_.count;
-    std::int64_t const j = task % columns_.count;
-    std::int64_t const row = rows_.begin(i);
-    std::int64_t const column = columns_.begin(j);
-    multiply<A>(out_.from_row(row).from_column(column), lhs_.from_row(row),
-                rhs_.from_column(column),
-                {rows_.end(i) - row, columns_.end(j) - column, shape_.depth}, accumulate_);
-  }
-
- private:
-  MatrixView<A> out_;
-  MatrixView<A const> lhs_;
-  MatrixView<A const> rhs_;
-  ProductShape shape_{};
-  bool accumulate_ = false;
-  Ranges rows_;
-  Ranges columns_;
-};
-
-/// Does the tasks of several products that do not depend on each other.
-template <typename A>
-void run_products(gru::host::Execution const& execution,
-                  std::initializer_list<BlockedProduct<A>> products) {
-  std::int64_t tasks = 0;
-  for (BlockedProduct<A> const& product : products) tasks += product.tasks();
-  for_each_task(execution, tasks, [&](std::int64_t task) {
-    for (BlockedProduct<A> const& product : products) {
-      if (task < product.tasks()) return product.do_task(task);
-      task -= product.tasks();
-    }
-  });
-}
-
-/// The batch in slices, each of which runs through its steps by itself.
-inline Ranges batch_slices(std::int64_t batch) {
-  constexpr std::int64_t kRows = 16;  // fewer: packing R costs as much as multiplying with it
-  return {batch, divide_up(batch, kRows)};
 }
 
 }  // namespace gru::detail::host

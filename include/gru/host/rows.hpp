@@ -65,6 +65,15 @@ MatrixView<A const> chunk_of_x(gru::host::Execution const& execution, Problem co
   return {buffer, C, false};
 }
 
+/// Whether one of samples [begin, end) does step t.
+inline bool has_active_row(Schedule const& schedule, std::int64_t t, std::int64_t begin,
+                           std::int64_t end) {
+  for (std::int64_t n = begin; n < end; ++n) {
+    if (schedule.is_active(t, n)) return true;
+  }
+  return false;
+}
+
 /// Copies row n of a state [N, H] to `to`; zeros where there is none.
 template <typename T, typename A>
 void load_state(OrFloat<T const> state, std::int64_t pitch, std::int64_t n, std::int64_t width,
@@ -103,10 +112,10 @@ struct Blocks {
   std::int64_t fourth;
 };
 
-inline Blocks blocks(Problem const& p) {
-  std::int64_t const H = p.hidden_size;
+/// In rows with `width` elements for each block.
+inline Blocks blocks(Problem const& p, std::int64_t width) {
   GateColumns const columns = gate_columns(p);
-  return {columns.z * H, columns.r * H, columns.g * H, 3 * H};
+  return {columns.z * width, columns.r * width, columns.g * width, 3 * width};
 }
 
 /// One value for each gate, from the blocks of a row.

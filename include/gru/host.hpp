@@ -19,13 +19,14 @@
 #include <gru/tensors.hpp>
 
 /// The GRU on the CPU: the descriptors, formulas and random bits of the device passes, with host
-/// pointers and the vector instructions that Eigen wraps. No CUDA header is read.
+/// pointers, matrix products from Eigen and the vector instructions that it wraps. No CUDA header
+/// is read.
 ///
-/// A run allocates nothing but the buffers into which Eigen, which does the narrow products, packs
-/// blocks of its operands. A task needs 100 KiB of stack.
-/// Precision::kTf32 is taken as kFp32: products of float are always float's own. Speed depends on
-/// the instruction set that the including program is compiled for (-march=native or the like); as
-/// with Eigen, all its translation units must be compiled for the same.
+/// A run allocates nothing but the buffers into which Eigen packs blocks of the operands of
+/// products over whole chunks. Precision::kTf32 is taken as kFp32: products of float are always
+/// float's own. Speed depends on the instruction set that the including program is compiled for
+/// (-march=native or the like); as with Eigen, all its translation units must be compiled for the
+/// same.
 namespace gru::host {
 
 /// Whether the passes exist for T.

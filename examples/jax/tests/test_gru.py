@@ -167,7 +167,6 @@ def test_exported_functions_run_and_have_gradients(serialized):
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in calls]
     exported = jax.export.export(jax.jit(function), disabled_checks=checks)(*layer)
     if serialized:
-        pytest.importorskip("flatbuffers")
         exported = jax.export.deserialize(exported.serialize(vjp_order=1))
     ours = value_and_gradients(exported.call, *layer)
     assert_close(ours, value_and_gradients(function, *layer))

@@ -29,7 +29,7 @@ inline constexpr int kKernelRows = 2;
 /// the depth in ascending order, in however many rows and panels a product is cut.
 template <typename A>
 struct PanelProduct {
-  MatrixView<A const> lhs;  // [rows, depth]
+  MatrixView<A const> lhs;  // [rows, depth], not transposed
   A const* panel;           // [depth, packs, Pack::kSize]
   std::int64_t depth;
   A* out;                  // [rows, packs, Pack::kSize]
@@ -59,8 +59,6 @@ struct PanelProduct {
     using namespace Eigen::internal;
     constexpr int kPackets = kPacks * kPacketsPerPack;
     A const* const left = lhs.from_row(row).data;
-    std::int64_t const row_step = lhs.transposed ? 1 : lhs.pitch;
-    std::int64_t const depth_step = lhs.transposed ? lhs.pitch : 1;
     A* const result = out + row * out_pitch;
     auto const address = [&](int i, int j) {
       return result + i * out_pitch + j / kPacketsPerPack * out_step +
@@ -75,7 +73,7 @@ struct PanelProduct {
     for (std::int64_t k = 0; k < depth; ++k) {
       A const* const from = panel + k * kPackets * kPacketSize;
       for (int i = 0; i < kRows; ++i) {
-        Packet const factor = pset1<Packet>(left[i * row_step + k * depth_step]);
+        Packet const factor = pset1<Packet>(left[i * lhs.pitch + k]);
         for (int j = 0; j < kPackets; ++j) {
           sums[i][j] = pmadd(factor, pload<Packet>(from + j * kPacketSize), sums[i][j]);
         }

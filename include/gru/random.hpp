@@ -19,6 +19,20 @@ struct Random {
   std::uint64_t const* state = nullptr;
 };
 
+namespace detail {
+
+/// The high word of a product. Device compilers get it by name: from 64-bit arithmetic they make
+/// two instructions more.
+GRU_HOST_DEVICE inline std::uint32_t multiply_high(std::uint32_t a, std::uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umulhi(a, b);
+#else
+  return static_cast<std::uint32_t>(std::uint64_t{a} * b >> 32);
+#endif
+}
+
+}  // namespace detail
+
 /// Four words of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3").
 struct PhiloxWords {
   std::uint32_t word[4];
@@ -40,11 +54,11 @@ GRU_HOST_DEVICE inline PhiloxWords philox(std::uint64_t seed, std::uint64_t offs
   std::uint32_t key0 = low(seed);
   std::uint32_t key1 = high(seed);
   PhiloxWords c{{low(counter), high(counter), low(offset), high(offset)}};
+  constexpr std::uint32_t kFactor0 = 0xD2511F53;
+  constexpr std::uint32_t kFactor1 = 0xCD9E8D57;
   for (int round = 0; round < 10; ++round) {
-    std::uint64_t const product0 = std::uint64_t{0xD2511F53} * c.word[0];
-    std::uint64_t const product1 = std::uint64_t{0xCD9E8D57} * c.word[2];
-    c = {{high(product1) ^ c.word[1] ^ key0, low(product1), high(product0) ^ c.word[3] ^ key1,
-          low(product0)}};
+    c = {{detail::multiply_high(kFactor1, c.word[2]) ^ c.word[1] ^ key0, kFactor1 * c.word[2],
+          detail::multiply_high(kFactor0, c.word[0]) ^ c.word[3] ^ key1, kFactor0 * c.word[0]}};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }

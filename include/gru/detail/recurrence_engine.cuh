@@ -47,8 +47,8 @@ OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
 }
 
 /// Forward with the recurrence in one kernel a chunk. The input product of the chunk and, where an
-/// option asks for them, the flags of its steps are done before it; with a second stream, the
-/// product while the chunk before runs, on the multiprocessors that it leaves idle.
+/// option asks for them, the flags of its steps are done before it; with a second stream, while the
+/// chunk before runs, on the multiprocessors that it leaves idle.
 ///
 /// Recurrence is one way of doing the steps, a class with
 ///     using Value = T;
@@ -129,7 +129,11 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
     auto const kernel = kernel_matrix<T>(p, weights.kernel);
-    auto const multiply = [&](Execution const& where, std::size_t chunk) {
+    auto const prepare = [&](Execution const& where, std::size_t chunk) {
+      if (has_flags) {
+        launch_step_flags(where.stream, layer, Pass::kForward, chunks_[chunk].first_time,
+                          static_cast<int>(chunks_[chunk].steps), buffers.flags[chunk % p_count_]);
+      }
       input_.at(chunks_[chunk].steps)
           .run(where, tensors.x + x_rows.at(chunks_[chunk].first_time, 0), kernel,
                buffers.p[chunk % p_count_], buffers.input_parts, buffers.product_workspace);
@@ -146,17 +150,13 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       // 5.34 with this event in it; on streams 4.60, and 4.51 with it (half: 1.15 and 1.08).
       if (!is_capturing(execution.stream)) started = events_->started.get();
     }
-    multiply(execution, 0);
+    prepare(execution, 0);
     for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
       pass.first_time = chunks_[chunk].first_time;
       pass.steps = static_cast<int>(chunks_[chunk].steps);
       pass.is_last = chunk + 1 == chunks_.size();
       pass.p = buffers.p[chunk % p_count_];
-      if (has_flags) {
-        launch_step_flags(execution.stream, layer, Pass::kForward, pass.first_time, pass.steps,
-                          buffers.flags);
-        pass.flags = buffers.flags;
-      }
+      if (has_flags) pass.flags = buffers.flags[chunk % p_count_];
       if (overlaps && chunk > 0) wait(execution.stream, events_->multiplied);
       if (overlaps && !pass.is_last) {
         record(events_->ready, execution.stream);
@@ -165,11 +165,11 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
         }
         wait(beside.stream, events_->ready);
         if (started != nullptr) wait(beside.stream, events_->started);
-        multiply(beside, chunk + 1);
+        prepare(beside, chunk + 1);
         record(events_->multiplied, beside.stream);
       } else {
         recurrence_.run(execution.stream, pass, buffers.scratch);
-        if (!pass.is_last) multiply(execution, chunk + 1);
+        if (!pass.is_last) prepare(execution, chunk + 1);
       }
     }
   }
@@ -182,10 +182,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
 
   struct Buffers {
     std::uint32_t* status = nullptr;
-    float* p[2] = {};               // [chunk, N, 3H] x W, of chunks in turns
-    std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
-    float* state = nullptr;         // [N, H] carried
-    T* operand = nullptr;           // [N, H] the state as it multiplies R
+    float* p[2] = {};             // [chunk, N, 3H] x W, of chunks in turns
+    std::uint8_t* flags[2] = {};  // [chunk, N, pitch] see step_flags; likewise
+    float* state = nullptr;       // [N, H] carried
+    T* operand = nullptr;         // [N, H] the state as it multiplies R
     typename Recurrence::Scratch scratch;
     InputParts::Scratch input_parts;
     void* product_workspace = nullptr;
@@ -198,8 +198,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     buffers.status = carver.take<std::uint32_t>(1);
     for (std::size_t i = 0; i < p_count_; ++i) {
       buffers.p[i] = carver.take<float>(chunk_steps * N * 3 * H);
+      buffers.flags[i] = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
     }
-    buffers.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
     recurrence_.lay_out(carver, buffers.scratch);
@@ -256,7 +256,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
   std::int64_t chunk_steps_ = 0;                   // the most
   std::map<std::int64_t, InputProduct<T>> input_;  // by steps
   std::size_t product_workspace_ = 0;
-  std::size_t p_count_ = 1;                // buffers for the input product
+  std::size_t p_count_ = 1;                // buffers for the input product and the flags
   std::unique_ptr<OverlapEvents> events_;  // null: the product waits its turn
 };
 

@@ -102,10 +102,16 @@ struct Masks {
   Mask recurrent_dropout;
   bool zoneout_expected = false;  // not stochastic, but with a zoneout rate
 
+  GRU_HOST_DEVICE std::uint64_t seed() const {
+    return random.state != nullptr ? random.state[0] : random.seed;
+  }
+
+  GRU_HOST_DEVICE std::uint64_t offset() const {
+    return random.state != nullptr ? random.state[1] : random.offset;
+  }
+
   GRU_HOST_DEVICE PhiloxWords draw_words(std::uint64_t counter) const {
-    std::uint64_t const seed = random.state != nullptr ? random.state[0] : random.seed;
-    std::uint64_t const offset = random.state != nullptr ? random.state[1] : random.offset;
-    return philox(seed, offset, counter);
+    return philox(seed(), offset(), counter);
   }
 
   GRU_HOST_DEVICE bool draw(std::uint64_t counter, int word, std::uint32_t threshold) const {
@@ -127,17 +133,6 @@ struct Masks {
     return draw(counter, static_cast<int>(time % 4), zoneout.threshold) ? A(1) : A(0);
   }
 
-  /// Whether zoneout takes the new state, for four steps: bit t % 4 for the steps of t / 4. Drawn
-  /// masks only; one call of the generator.
-  GRU_HOST_DEVICE std::uint32_t zoneout_bits(std::int64_t t, std::int64_t n,
-                                             std::int64_t unit) const {
-    std::uint64_t const counter = draws::zoneout(first_time + t, n, unit, batch, hidden);
-    PhiloxWords const words = draw_words(counter);
-    std::uint32_t bits = 0;
-    for (int i = 0; i < 4; ++i) bits |= words.word[i] >= zoneout.threshold ? 1u << i : 0u;
-    return bits;
-  }
-
   /// The factor on the state where it enters R: 0 or 1 / (1 - rate), 1 without recurrent dropout.
   template <typename A>
   GRU_HOST_DEVICE A state_factor(std::int64_t n, std::int64_t unit) const {
@@ -151,6 +146,28 @@ struct Masks {
       kept = draw(draws::kRecurrentDropout + e / 4, static_cast<int>(e % 4), mask.threshold);
     }
     return kept ? static_cast<A>(mask.scale) : A(0);
+  }
+
+  /// Which of the units `unit` to `unit + count - 1` recurrent dropout keeps, at most 32 of them:
+  /// bit i for unit + i. One call of the generator serves four.
+  GRU_HOST_DEVICE std::uint32_t kept_units(std::int64_t n, std::int64_t unit, int count) const {
+    Mask const& mask = recurrent_dropout;
+    std::uint64_t const first = draws::recurrent_dropout_element(n, unit, hidden);
+    std::uint32_t bits = 0;
+    PhiloxWords words = {};
+    for (int i = 0; i < count; ++i) {
+      std::uint64_t const e = first + static_cast<std::uint64_t>(i);
+      int const word = static_cast<int>(e % 4);
+      bool kept = true;
+      if (mask.values != nullptr) {
+        kept = mask.values[mask.rows.at(0, n) + unit + i] != 0;
+      } else if (mask.on) {
+        if (i == 0 || word == 0) words = draw_words(draws::kRecurrentDropout + e / 4);
+        kept = words.at(word) >= mask.threshold;
+      }
+      bits |= kept ? 1u << i : 0u;
+    }
+    return bits;
   }
 
   /// Whether DropConnect keeps a weight of R: row k of [H, 3H], gate 0, 1, 2 for z, r, g; `element`

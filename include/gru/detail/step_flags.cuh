@@ -60,83 +60,127 @@ inline bool needs_flags(Schedule const& schedule, Masks const& masks) {
          masks.recurrent_dropout.on;
 }
 
-/// The flags of one row in four steps: what all of its units share, bits kIsActive and
-/// kClearsState.
-struct RowFlags {
-  std::uint32_t step[4];
-};
-
-/// A word (8 units) of a row's flags for four steps, from time index `first` on; steps outside
-/// [begin, end) are left alone.
-template <typename T>
-__device__ void write_flags(LayerView<T> const& layer, Pass pass, std::int64_t first,
-                            std::int64_t begin, std::int64_t end, std::int64_t n, int column,
-                            RowFlags const& row, std::int64_t step_bytes, std::uint8_t* to) {
+/// What all units of a row share in step t: bits kIsActive and kClearsState.
+__device__ inline std::uint32_t row_flags(Schedule const& schedule, Pass pass, std::int64_t t,
+                                          std::int64_t n) {
   using namespace step_flags;
-  constexpr std::uint32_t kEachPair = 0x01010101;
-  Masks const& masks = layer.masks;
-  bool const draws = masks.zoneout.on && masks.zoneout.values == nullptr;
-  std::uint32_t takes_new[4];
-  for (std::uint32_t& word : takes_new) word = masks.zoneout.on ? 0 : 3 * kTakesNew * kEachPair;
-  std::uint32_t keeps = masks.recurrent_dropout.on ? 0 : 3 * kKeepsOperand * kEachPair;
-#pragma unroll 1
-  for (int i = 0; i < 8 && 8 * column + i < layer.hidden; ++i) {
-    std::int64_t const unit = 8 * column + i;
-    int const at = i / 2 * 8 + i % 2;  // where the unit's bits are in the word
-    if (masks.recurrent_dropout.on) {
-      bool const kept = masks.template state_factor<float>(n, unit) != 0;
-      keeps |= kept ? kKeepsOperand << at : 0u;
-    }
-    if (!masks.zoneout.on) continue;
-    std::uint32_t const drawn = draws ? masks.zoneout_bits(first, n, unit) : 0u;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      bool takes = (drawn >> k & 1) != 0;
-      if (!draws && (row.step[k] & kIsActive) != 0) {
-        takes = masks.zoneout.values[masks.zoneout.rows.at(first + k, n) + unit] != 0;
-      }
-      takes_new[k] |= takes ? kTakesNew << at : 0u;
-    }
+  std::int64_t const next = schedule.reverse ? t - 1 : t + 1;
+  std::int64_t const told_of = pass == Pass::kForward ? next : t;
+  bool const exists = told_of >= 0 && told_of < schedule.steps;
+  bool const clears = exists && schedule.is_cleared(told_of, n);
+  return (schedule.is_active(t, n) ? kIsActive : 0u) | (clears ? kClearsState : 0u);
+}
+
+/// A word's 8 units of the caller's mask in one step; `units` of them exist.
+__device__ inline uint2 read_mask(std::uint8_t const* mask, int units) {
+  uint2 bytes = {};
+  if (units == 8 && reinterpret_cast<std::uintptr_t>(mask) % sizeof bytes == 0) {
+    return *reinterpret_cast<uint2 const*>(mask);
   }
+#pragma unroll 1
+  for (int i = 0; i < units; ++i) {
+    (i < 4 ? bytes.x : bytes.y) |= std::uint32_t{mask[i]} << 8 * (i % 4);
+  }
+  return bytes;
+}
+
+/// The bits kTakesNew of the same units.
+__device__ inline std::uint32_t takes_new_flags(uint2 bytes) {
+  std::uint32_t const low = __vsetgtu4(bytes.x, 0);
+  std::uint32_t const high = __vsetgtu4(bytes.y, 0);
+  return __byte_perm(low | low >> 7, high | high >> 7, 0x6420) & 0x03030303u;
+}
+
+/// For four steps, from `first` on, the bits kTakesNew of a word's units out of the caller's mask,
+/// in the steps that the row does.
+__device__ inline void read_zoneout(Mask const& zoneout, std::int64_t first, std::int64_t n,
+                                    int unit, int units, std::uint32_t const (&row)[4],
+                                    std::uint32_t (&takes_new)[4]) {
+  uint2 bytes[4] = {};
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    if (first + k < begin || first + k >= end) continue;
-    bool const clears = pass == Pass::kForward && (row.step[k] & kClearsState) != 0;
-    std::uint32_t const entering = (clears ? 0u : keeps) | keeps * (kKeepsReset / kKeepsOperand);
-    std::uint32_t const word = takes_new[k] | entering | row.step[k] * kEachPair;
-    *reinterpret_cast<std::uint32_t*>(to + k * step_bytes) = word;
+    if ((row[k] & step_flags::kIsActive) == 0) continue;
+    bytes[k] = read_mask(zoneout.values + zoneout.rows.at(first + k, n) + unit, units);
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) takes_new[k] = takes_new_flags(bytes[k]);
+}
+
+/// The same, drawn, where the four steps share a call of the generator; `counter` is the first
+/// unit's.
+__device__ inline void draw_zoneout(Masks const& masks, std::uint64_t counter, int units,
+                                    std::uint32_t (&takes_new)[4]) {
+  std::uint64_t const seed = masks.seed();
+  std::uint64_t const offset = masks.offset();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (i == units) break;
+    PhiloxWords const words = philox(seed, offset, counter + i);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      bool const takes = words.word[k] >= masks.zoneout.threshold;
+      takes_new[k] |= takes ? step_flags::kTakesNew << (i / 2 * 8 + i % 2) : 0u;
+    }
   }
 }
 
+/// The bits kKeepsOperand of a word's 8 units; `units` of them exist.
+__device__ inline std::uint32_t keeps_flags(Masks const& masks, std::int64_t n, std::int64_t unit,
+                                            int units) {
+  if (!masks.recurrent_dropout.on) return 0x0C0C0C0Cu;
+  std::uint32_t const kept = masks.kept_units(n, unit, units);
+  std::uint32_t const pairs =
+      (kept & 3) | (kept & 12) << 6 | (kept & 48) << 12 | (kept & 192) << 18;
+  return pairs * step_flags::kKeepsOperand;
+}
+
 /// Writes the flags of `steps` steps, from time index `first_time` on: [steps, N, pitch]. A block
-/// serves one row for the (at most) four steps whose zoneout draws share a call.
+/// serves one row for the (at most) four steps whose zoneout draws share a call; a thread writes a
+/// word, 8 units, of each.
 template <typename T>
 GRU_KERNEL void step_flags_kernel(LayerView<T> layer, Pass pass, std::int64_t first_time, int steps,
                                   std::uint8_t* flags) {
   using namespace step_flags;
-  Schedule const& schedule = layer.schedule;
+  constexpr std::uint32_t kEachPair = 0x01010101;
+  Masks const& masks = layer.masks;
+  Mask const& zoneout = masks.zoneout;
   int const N = static_cast<int>(layer.batch);
-  int const words = static_cast<int>((layer.hidden + 7) / 8);
-  std::int64_t const end = first_time + steps;
-  std::int64_t const offset = layer.masks.first_time;
+  int const hidden = static_cast<int>(layer.hidden);
   int const n = static_cast<int>(blockIdx.x % static_cast<unsigned>(N));
-  std::int64_t const quad = (offset + first_time) / 4 + blockIdx.x / static_cast<unsigned>(N);
-  std::int64_t const first = 4 * quad - offset;
-  RowFlags row = {};
+  std::int64_t const end = first_time + steps;
+  std::int64_t const quad =
+      (masks.first_time + first_time) / 4 + blockIdx.x / static_cast<unsigned>(N);
+  std::int64_t const first = 4 * quad - masks.first_time;  // may precede the chunk
+  // Each lane looks up one of the four steps.
+  std::int64_t const looked_up = first + threadIdx.x % 4;
+  bool const is_done = looked_up >= first_time && looked_up < end;
+  std::uint32_t const own = is_done ? row_flags(layer.schedule, pass, looked_up, n) : 0;
+  std::uint32_t row[4];
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    std::int64_t const t = first + k;
-    if (t < first_time || t >= end) continue;
-    std::int64_t const next = schedule.reverse ? t - 1 : t + 1;
-    std::int64_t const told_of = pass == Pass::kForward ? next : t;
-    bool const exists = told_of >= 0 && told_of < schedule.steps;
-    if (schedule.is_active(t, n)) row.step[k] |= kIsActive;
-    if (exists && schedule.is_cleared(told_of, n)) row.step[k] |= kClearsState;
-  }
-  std::int64_t const step_bytes = std::int64_t{N} * words * 4;
-  std::uint8_t* const to = flags + ((first - first_time) * N + n) * words * 4;
-  for (int column = threadIdx.x; column < words; column += blockDim.x) {
-    write_flags(layer, pass, first, first_time, end, n, column, row, step_bytes, to + 4 * column);
+  for (int k = 0; k < 4; ++k) row[k] = __shfl_sync(~0u, own, k);
+
+  std::int64_t const pitch = (hidden + 7) / 8 * 4;
+  std::uint8_t* const to = flags + ((first - first_time) * N + n) * pitch;
+  for (int unit = 8 * threadIdx.x; unit < hidden; unit += 8 * blockDim.x) {
+    int const units = min(8, hidden - unit);
+    std::uint32_t const keeps = keeps_flags(masks, n, unit, units);
+    std::uint32_t takes_new[4] = {};
+    if (zoneout.values != nullptr) {
+      read_zoneout(zoneout, first, n, unit, units, row, takes_new);
+    } else if (zoneout.on) {
+      draw_zoneout(masks, draws::zoneout(4 * quad, n, unit, N, hidden), units, takes_new);
+    } else {
+      for (std::uint32_t& word : takes_new) word = 3 * kTakesNew * kEachPair;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      std::int64_t const t = first + k;
+      if (t < first_time || t >= end) continue;
+      bool const clears = pass == Pass::kForward && (row[k] & kClearsState) != 0;
+      std::uint32_t const entering = (clears ? 0u : keeps) | keeps * (kKeepsReset / kKeepsOperand);
+      *reinterpret_cast<std::uint32_t*>(to + k * N * pitch + unit / 2) =
+          takes_new[k] | entering | row[k] * kEachPair;
+    }
   }
 }
 
@@ -147,7 +191,9 @@ void launch_step_flags(cudaStream_t stream, LayerView<T> const& layer, Pass pass
   std::int64_t const offset = layer.masks.first_time;
   std::int64_t const quads = (offset + first_time + steps + 3) / 4 - (offset + first_time) / 4;
   std::int64_t const words = (layer.hidden + 7) / 8;
-  unsigned const threads = static_cast<unsigned>(std::clamp<std::int64_t>(words, 32, 128));
+  // Whole warps, whose lanes tell each other what they looked up.
+  unsigned const threads =
+      static_cast<unsigned>(std::min<std::int64_t>((words + 31) / 32 * 32, 128));
   step_flags_kernel<T><<<static_cast<unsigned>(quads * layer.batch), threads, 0, stream>>>(
       layer, pass, first_time, steps, flags);
   GRU_CUDA_TRY(cudaGetLastError());

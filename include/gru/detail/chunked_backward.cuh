@@ -461,8 +461,9 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     bool const wide = problem_.hidden_size % kUnits == 0 && from.h_rows.step % kUnits == 0 &&
                       from.h_rows.sample % kUnits == 0 &&
                       reinterpret_cast<std::uintptr_t>(from.h) % 16 == 0;
+    std::int64_t const step_groups = (chunk.steps + kCopiedSteps - 1) / kCopiedSteps;
     launch_elementwise(entering_operand_kernel<T>, run.execution.stream,
-                       chunk.steps * problem_.batch, (problem_.hidden_size + kUnits - 1) / kUnits,
+                       step_groups * problem_.batch, (problem_.hidden_size + kUnits - 1) / kUnits,
                        layer, from, chunk.first_time, chunk.steps, wide, to);
   }
 

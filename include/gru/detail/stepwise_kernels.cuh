@@ -21,6 +21,18 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
+/// kUnits neighbouring values of a row, loaded and stored as one: they begin at the boundary of so
+/// many.
+template <typename V, int kUnits>
+struct alignas(kUnits * sizeof(V)) Units {
+  V value[kUnits];
+};
+
+template <int kUnits, typename V>
+__device__ Units<V, kUnits> load_units(V const* from) {
+  return *reinterpret_cast<Units<V, kUnits> const*>(from);
+}
+
 /// What every kernel of a pass knows.
 template <typename T>
 struct LayerView {
@@ -208,6 +220,11 @@ struct EnteringState {
     return h + h_rows.at(schedule.reverse ? t + 1 : t - 1, n);
   }
 
+  /// Whether it is a row of h: no first step, and no episode boundary before it.
+  __device__ bool is_in_h(Schedule const& schedule, std::int64_t t, std::int64_t n) const {
+    return !schedule.is_first(t, n) && !schedule.is_cleared(t, n);
+  }
+
   /// 0 where an episode boundary clears it. Sample n must do step t.
   __device__ A load(Schedule const& schedule, std::int64_t t, std::int64_t n,
                     std::int64_t unit) const {
@@ -219,13 +236,15 @@ struct EnteringState {
   }
 };
 
-/// Units of a row that a thread of entering_operand_kernel copies: 16 bytes of them.
+/// Units of a row that a thread of entering_operand_kernel copies, 16 bytes of them, and for how
+/// many steps it does, with one draw of their masks.
 template <typename T>
 inline constexpr int kCopiedUnits = 16 / static_cast<int>(sizeof(T));
+inline constexpr std::int64_t kCopiedSteps = 4;
 
 /// What multiplied R in the steps first_time to first_time + steps - 1: out [steps * N, H], aligned
 /// to 16 bytes. With `wide`, groups of kCopiedUnits of h and out begin at the boundary of 16 bytes.
-/// Launched over rows x groups of units.
+/// Launched over (groups of steps x N) x groups of units.
 template <typename T>
 GRU_KERNEL void entering_operand_kernel(LayerView<T> layer, EnteringState<T> entering,
                                         std::int64_t first_time, std::int64_t steps, bool wide,
@@ -234,28 +253,42 @@ GRU_KERNEL void entering_operand_kernel(LayerView<T> layer, EnteringState<T> ent
   constexpr int kUnits = kCopiedUnits<T>;
   std::int64_t const H = layer.hidden;
   Schedule const& schedule = layer.schedule;
+  Mask const& dropout = layer.masks.recurrent_dropout;
+  std::int64_t const step_groups = (steps + kCopiedSteps - 1) / kCopiedSteps;
   for_each_element(
-      steps * layer.batch, (H + kUnits - 1) / kUnits, [&](std::int64_t row, std::int64_t group) {
+      step_groups * layer.batch, (H + kUnits - 1) / kUnits,
+      [&](std::int64_t row, std::int64_t group) {
         // 32 bits, which divide faster: a matrix product takes no more rows.
         auto const batch = static_cast<std::uint32_t>(layer.batch);
-        std::int64_t const t = first_time + static_cast<std::uint32_t>(row) / batch;
         std::int64_t const n = static_cast<std::uint32_t>(row) % batch;
-        std::int64_t const first = group * kUnits;
-        T* const to = out + row * H + first;
-        bool const copies = schedule.is_active(t, n) && !schedule.is_cleared(t, n) &&
-                            !schedule.is_first(t, n) && !layer.masks.recurrent_dropout.on;
-        if (wide && copies) {
-          *reinterpret_cast<uint4*>(to) =
-              *reinterpret_cast<uint4 const*>(entering.before(schedule, t, n) + first);
-          return;
-        }
-        for (int e = 0; e < kUnits && first + e < H; ++e) {
-          A value = A(0);
-          if (schedule.is_active(t, n)) {
-            A const factor = layer.masks.template state_factor<A>(n, first + e);
-            value = entering.load(schedule, t, n, first + e) * factor;
+        std::int64_t const first_step = static_cast<std::uint32_t>(row) / batch * kCopiedSteps;
+        std::int64_t const unit = group * kUnits;
+        int const units = static_cast<int>(min(std::int64_t{kUnits}, H - unit));
+        std::uint32_t const kept = dropout.on ? layer.masks.kept_units(n, unit, units) : 0;
+        auto const multiply = [&](A value, int e) {
+          if (!dropout.on) return value;
+          return value * ((kept >> e & 1) != 0 ? static_cast<A>(dropout.scale) : A(0));
+        };
+        std::int64_t const end = min(first_step + kCopiedSteps, steps);
+        for (std::int64_t step = first_step; step < end; ++step) {
+          std::int64_t const t = first_time + step;
+          T* const to = out + (step * layer.batch + n) * H + unit;
+          bool const active = schedule.is_active(t, n);
+          if (wide && active && entering.is_in_h(schedule, t, n)) {
+            auto values = load_units<kUnits>(entering.before(schedule, t, n) + unit);
+            if (dropout.on) {
+#pragma unroll
+              for (int e = 0; e < kUnits; ++e) {
+                values.value[e] = convert<T>(multiply(convert<A>(values.value[e]), e));
+              }
+            }
+            *reinterpret_cast<Units<T, kUnits>*>(to) = values;
+            continue;
           }
-          to[e] = convert<T>(value);
+          for (int e = 0; e < units; ++e) {
+            A const value = active ? entering.load(schedule, t, n, unit + e) : A(0);
+            to[e] = convert<T>(multiply(value, e));
+          }
         }
       });
 }

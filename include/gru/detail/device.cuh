@@ -95,8 +95,8 @@ struct Elementwise {
   dim3 grid;
   dim3 block;
 
-  Elementwise(std::int64_t rows, std::int64_t columns) {
-    std::int64_t const threads = std::min<std::int64_t>(256, (columns + 31) / 32 * 32);
+  Elementwise(std::int64_t rows, std::int64_t columns, std::int64_t most_threads = 256) {
+    std::int64_t const threads = std::min(most_threads, (columns + 31) / 32 * 32);
     block = dim3(static_cast<unsigned>(threads));
     grid = dim3(static_cast<unsigned>((columns + threads - 1) / threads),
                 static_cast<unsigned>(std::min<std::int64_t>(rows, 65535)));
@@ -118,6 +118,26 @@ void launch_elementwise(void (*kernel)(Parameters...), cudaStream_t stream, std:
   Elementwise const shape{rows, columns};
   kernel<<<shape.grid, shape.block, 0, stream>>>(arguments...);
   GRU_CUDA_TRY(cudaGetLastError());
+}
+
+/// As launch_elementwise, in small blocks. Where `early`, which asks for code of compute capability
+/// 9.0, blocks begin while the kernel enqueued before still ends. Until it calls
+/// ptx::wait_for_kernel_before() the kernel may prefetch, but not read: the kernel before may have
+/// been launched early too, so that even older ones may still write.
+template <typename... Parameters, typename... Arguments>
+void launch_early(void (*kernel)(Parameters...), bool early, cudaStream_t stream, std::int64_t rows,
+                  std::int64_t columns, Arguments const&... arguments) {
+  Elementwise const shape{rows, columns, 128};
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
+  GRU_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 }  // namespace GRU_DEVICE_NAMESPACE

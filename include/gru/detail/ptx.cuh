@@ -79,6 +79,14 @@ __device__ inline void prefetch(void const* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
+/// In a kernel that was launched early: waits until the kernel enqueued before it has ended, and
+/// all that this waited for, and sees what they wrote. Otherwise returns at once.
+__device__ inline void wait_for_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// Starts a copy of `kBytes` (4, 8 or 16) bytes from global to shared memory.
 template <int kBytes>
 __device__ void copy_async(std::uint32_t to, void const* from) {

@@ -26,7 +26,9 @@ class StepwiseBackwardSteps {
   };
 
   StepwiseBackwardSteps(Problem const& p, DeviceFacts const&)
-      : problem_{p}, through_parts_{state_gradient_parts<T>(p, gates())} {}
+      : problem_{p},
+        launches_early_{may_launch_early()},
+        through_parts_{state_gradient_parts<T>(p, gates())} {}
 
   void plan(DeviceFacts const& facts, std::size_t most_workspace) {
     through_gates_ =
@@ -72,6 +74,17 @@ class StepwiseBackwardSteps {
   /// Whose gradients go back through R together.
   std::int64_t gates() const { return is_after() ? 3 : 2; }
 
+  template <Variant variant>
+  void launch_cell(BackwardRun<T> const& run, BackwardStep<T> const& step) const {
+    std::int64_t const H = problem_.hidden_size;
+    bool const in_pairs = H % 2 == 0 && has_pairs(run.entering.h, run.entering.h_rows) &&
+                          has_pairs(step.kept) && has_pairs(step.gradients) &&
+                          has_pairs(step.dh, step.dh_rows);
+    launch_early(in_pairs ? backward_kernel<T, variant, 2> : backward_kernel<T, variant, 1>,
+                 launches_early_, run.execution.stream, problem_.batch, H / (in_pairs ? 2 : 1),
+                 run.layer, run.entering, step);
+  }
+
   void run_step(BackwardRun<T> const& run, std::int64_t t, T const* kept, T* gradients,
                 Scratch const& scratch) const {
     Problem const& p = problem_;
@@ -92,11 +105,9 @@ class StepwiseBackwardSteps {
     step.through_reset = scratch.through_reset;
     step.bias_sums = run.bias_sums;
     if (is_after()) {
-      launch_elementwise(backward_kernel<T, Variant::kResetAfter>, stream, N, H, run.layer,
-                         run.entering, step);
+      launch_cell<Variant::kResetAfter>(run, step);
     } else {
-      launch_elementwise(backward_kernel<T, Variant::kResetBefore>, stream, N, H, run.layer,
-                         run.entering, step);
+      launch_cell<Variant::kResetBefore>(run, step);
       through_candidate_.run(run.execution, scale, scratch.dq + GateColumns::g * H,
                              run.recurrent.gates_from(GateColumns::g), 0, scratch.through_reset,
                              run.product_workspace);
@@ -107,6 +118,7 @@ class StepwiseBackwardSteps {
   }
 
   Problem problem_;
+  bool launches_early_;
   std::int64_t through_parts_;
   Product through_gates_;      // of all gates, or of z and r (reset before)
   Product through_candidate_;  // of g (reset before)

@@ -76,6 +76,14 @@ LayerView<T> make_layer_view(Problem const& p, Weights<T> const& weights, Schedu
           masks,   weights.bias,  weights.recurrent_bias};
 }
 
+/// Whether the code for the current device lets a kernel wait for the one before it; see
+/// launch_early.
+inline bool may_launch_early() {
+  cudaFuncAttributes attributes;
+  GRU_CUDA_TRY(cudaFuncGetAttributes(&attributes, start_kernel<float>));
+  return attributes.ptxVersion >= 90;
+}
+
 /// The start of a forward run: without steps, the final state is the initial one.
 template <typename T>
 Start<T> make_start(Problem const& p, ForwardTensors<T> const& tensors, Schedule const& schedule,
@@ -103,7 +111,9 @@ class StepwiseForward final : public ForwardEngine<T> {
 
  public:
   StepwiseForward(Problem const& p, DeviceFacts const& facts)
-      : problem_{p}, q_parts_{p.variant == Variant::kResetAfter ? recurrent_parts<T>(p) : 1} {
+      : problem_{p},
+        launches_early_{may_launch_early()},
+        q_parts_{p.variant == Variant::kResetAfter ? recurrent_parts<T>(p) : 1} {
     auto const bytes = [&](std::int64_t steps) {
       Carver carver;
       lay_out(carver, steps, 0);
@@ -207,6 +217,17 @@ class StepwiseForward final : public ForwardEngine<T> {
     return buffers;
   }
 
+  template <Variant variant>
+  void launch_cell(Execution const& execution, LayerView<T> const& layer,
+                   ForwardStep<T> const& step) const {
+    bool const in_pairs = layer.hidden % 2 == 0 && has_pairs(layer.bias) &&
+                          has_pairs(layer.recurrent_bias) && has_pairs(step.h, step.h_rows) &&
+                          has_pairs(step.reserve);
+    launch_early(in_pairs ? forward_kernel<T, variant, 2> : forward_kernel<T, variant, 1>,
+                 launches_early_, execution.stream, layer.batch, layer.hidden / (in_pairs ? 2 : 1),
+                 layer, step);
+  }
+
   void run_step(Execution const& execution, LayerView<T> const& layer,
                 WeightMatrix<T> const& recurrent, Buffers const& buffers,
                 ForwardStep<T> const& step) const {
@@ -216,18 +237,17 @@ class StepwiseForward final : public ForwardEngine<T> {
     recurrent_.run(execution, scale, buffers.operand, recurrent.data, 0, buffers.q,
                    buffers.product_workspace);
     if (problem_.variant == Variant::kResetAfter) {
-      launch_elementwise(forward_kernel<T, Variant::kResetAfter>, execution.stream, N, H, layer,
-                         step);
+      launch_cell<Variant::kResetAfter>(execution, layer, step);
       return;
     }
     launch_elementwise(reset_kernel<T>, execution.stream, N, H, layer, step);
     candidate_.run(execution, scale, buffers.reset_operand, recurrent.gates_from(GateColumns::g), 0,
                    buffers.q + GateColumns::g * H, buffers.product_workspace);
-    launch_elementwise(forward_kernel<T, Variant::kResetBefore>, execution.stream, N, H, layer,
-                       step);
+    launch_cell<Variant::kResetBefore>(execution, layer, step);
   }
 
   Problem problem_;
+  bool launches_early_;
   std::int64_t q_parts_;
   InputParts input_parts_;
   Chunks chunks_;

@@ -8,6 +8,7 @@
 #include <gru/cell.hpp>
 #include <gru/detail/cuda_types.cuh>
 #include <gru/detail/device.cuh>
+#include <gru/detail/ptx.cuh>
 #include <gru/detail/sequence.hpp>
 
 /// The elementwise kernels of the stepwise engine. Internal buffers are dense and time-major: row
@@ -28,9 +29,52 @@ struct alignas(kUnits * sizeof(V)) Units {
   V value[kUnits];
 };
 
+/// Whether pairs of values of a row begin at the boundary of a pair, where rows are.
+template <typename T>
+bool has_pairs(T const* data, Rows rows = {}) {
+  bool const aligned = reinterpret_cast<std::uintptr_t>(data) % (2 * sizeof(T)) == 0;
+  return aligned && rows.step % 2 == 0 && rows.sample % 2 == 0;
+}
+
+template <typename A, int kUnits>
+__device__ Units<A, kUnits> operator+(Units<A, kUnits> a, Units<A, kUnits> const& b) {
+  for (int e = 0; e < kUnits; ++e) a.value[e] += b.value[e];
+  return a;
+}
+
 template <int kUnits, typename V>
 __device__ Units<V, kUnits> load_units(V const* from) {
   return *reinterpret_cast<Units<V, kUnits> const*>(from);
+}
+
+template <typename T, typename A, int kUnits>
+__device__ void store_units(T* to, Units<A, kUnits> const& values) {
+  Units<T, kUnits> converted;
+  for (int e = 0; e < kUnits; ++e) converted.value[e] = convert<T>(values.value[e]);
+  *reinterpret_cast<Units<T, kUnits>*>(to) = converted;
+}
+
+/// The sum of `parts` parts of a value, `stride` apart, in their order; four are under way at once.
+/// An absent one is -0, which changes nothing.
+template <int kUnits, typename A>
+__device__ Units<A, kUnits> sum_parts(A const* first, std::int64_t stride, std::int64_t parts) {
+  constexpr int kTogether = 4;
+  Units<A, kUnits> sum;
+  for (A& value : sum.value) value = A(-0.0);
+#pragma unroll 1
+  for (std::int64_t part = 0; part < parts; part += kTogether) {
+    Units<A, kUnits> loaded[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      for (A& value : loaded[i].value) value = A(-0.0);
+      if (part + i < parts) loaded[i] = load_units<kUnits>(first + (part + i) * stride);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      for (int e = 0; e < kUnits; ++e) sum.value[e] += loaded[i].value[e];
+    }
+  }
+  return sum;
 }
 
 /// What every kernel of a pass knows.
@@ -61,6 +105,40 @@ __device__ cell::Gates<A> load_gates(A const* row, T const* bias, LayerView<T> c
   return gates;
 }
 
+/// The three gates' values of neighbouring units.
+template <typename V, int kUnits>
+struct GateUnits {
+  Units<V, kUnits> z;
+  Units<V, kUnits> r;
+  Units<V, kUnits> g;
+
+  template <typename A>
+  __device__ cell::Gates<A> at(int e) const {
+    return {convert<A>(z.value[e]), convert<A>(r.value[e]), convert<A>(g.value[e])};
+  }
+};
+
+/// Those in a row of 3H; -0, which changes no sum, where there is no row.
+template <int kUnits, typename V, typename T>
+__device__ GateUnits<V, kUnits> load_gate_units(V const* row, LayerView<T> const& layer,
+                                                std::int64_t unit) {
+  GateUnits<V, kUnits> gates;
+  for (int e = 0; e < kUnits; ++e) {
+    gates.z.value[e] = gates.r.value[e] = gates.g.value[e] = convert<V>(Accumulator<T>(-0.0));
+  }
+  if (row != nullptr) {
+    gates.z = load_units<kUnits>(row + layer.columns.z * layer.hidden + unit);
+    gates.r = load_units<kUnits>(row + layer.columns.r * layer.hidden + unit);
+    gates.g = load_units<kUnits>(row + layer.columns.g * layer.hidden + unit);
+  }
+  return gates;
+}
+
+template <typename A>
+__device__ cell::Gates<A> operator+(cell::Gates<A> a, cell::Gates<A> b) {
+  return {a.z + b.z, a.r + b.r, a.g + b.g};
+}
+
 /// A row of the reserve, or of the gradients that replace it.
 template <typename T>
 struct ReserveRow {
@@ -75,6 +153,13 @@ struct ReserveRow {
         r{row + layer.columns.r * layer.hidden + unit},
         g{row + layer.columns.g * layer.hidden + unit},
         fourth{row + 3 * layer.hidden + unit} {}
+
+  __device__ void prefetch() const {
+    ptx::prefetch(z);
+    ptx::prefetch(r);
+    ptx::prefetch(g);
+    ptx::prefetch(fourth);
+  }
 };
 
 /// A step's two products and biases, as pre-activations.
@@ -161,48 +246,80 @@ GRU_KERNEL void reset_kernel(LayerView<T> layer, ForwardStep<T> step) {
   });
 }
 
-template <typename T, Variant variant>
+/// The fused kernel of a step, behind its product: launched by launch_early over N x H / kUnits.
+/// All loads are issued before any is used.
+template <typename T, Variant variant, int kUnits>
 GRU_KERNEL void forward_kernel(LayerView<T> layer, ForwardStep<T> step) {
   using A = Accumulator<T>;
   std::int64_t const H = layer.hidden;
   Masks const& masks = layer.masks;
-  for_each_element(layer.batch, H, [&](std::int64_t n, std::int64_t unit) {
+  for_each_element(layer.batch, H / kUnits, [&](std::int64_t n, std::int64_t group) {
+    std::int64_t const unit = group * kUnits;
     std::int64_t const i = n * H + unit;
-    bool const active = layer.schedule.is_active(step.t, n);
-    A h = A(0);
-    A state = step.state[i];
-    if (active) {
-      A const s = layer.schedule.is_cleared(step.t, n) ? A(0) : state;
-      auto const p = load_gates(step.p + n * 3 * H, layer.bias, layer, unit);
-      auto q = load_gates(step.q + n * 3 * H, layer.recurrent_bias, layer, unit);
+    A const* const p_row = step.p + n * 3 * H;
+    for (int gate = 0; gate < 3; ++gate) ptx::prefetch(p_row + gate * H + unit);
+    ptx::prefetch(step.state + i);
+    ptx::wait_for_kernel_before();
+    Units<A, kUnits> state = load_units<kUnits>(step.state + i);
+    Units<A, kUnits> h = {};
+    if (layer.schedule.is_active(step.t, n)) {
+      auto const p = load_gate_units<kUnits>(p_row, layer, unit);
+      auto const q = load_gate_units<kUnits>(step.q + n * 3 * H, layer, unit);
+      auto const bias = load_gate_units<kUnits>(layer.bias, layer, unit);
+      auto const recurrent_bias = load_gate_units<kUnits>(layer.recurrent_bias, layer, unit);
+      Units<T, kUnits> fourth;
+      if (variant == Variant::kResetBefore) fourth = load_units<kUnits>(step.reset_operand + i);
+      bool const cleared = layer.schedule.is_cleared(step.t, n);
+      cell::Gates<A> sums[kUnits];
+      for (int e = 0; e < kUnits; ++e) {
+        sums[e] = q.template at<A>(e) + recurrent_bias.template at<A>(e);
+      }
+#pragma unroll 1
       for (std::int64_t part = 1; part < step.q_parts; ++part) {
-        T const* const no_bias = nullptr;
-        auto const more =
-            load_gates(step.q + (part * layer.batch + n) * 3 * H, no_bias, layer, unit);
-        q = {q.z + more.z, q.r + more.r, q.g + more.g};
+        A const* const row = step.q + (part * layer.batch + n) * 3 * H;
+        auto const more = load_gate_units<kUnits>(row, layer, unit);
+        for (int e = 0; e < kUnits; ++e) sums[e] = sums[e] + more.template at<A>(e);
       }
-      auto const a = pre_activations<variant>(p, q);
-      h = cell::new_state(a.z, a.g, s);
-      if (masks.has_zoneout()) {
-        h = cell::zoneout(h, s, masks.template zoneout_weight<A>(step.t, n, unit));
+      GateUnits<A, kUnits> kept;
+#pragma unroll
+      for (int e = 0; e < kUnits; ++e) {
+        A const s = cleared ? A(0) : state.value[e];
+        auto const a =
+            pre_activations<variant>(p.template at<A>(e) + bias.template at<A>(e), sums[e]);
+        A value = cell::new_state(a.z, a.g, s);
+        if (masks.has_zoneout()) {
+          value = cell::zoneout(value, s, masks.template zoneout_weight<A>(step.t, n, unit + e));
+        }
+        h.value[e] = state.value[e] = value;
+        kept.z.value[e] = a.z;
+        kept.r.value[e] = a.r;
+        kept.g.value[e] = a.g;
+        if (variant == Variant::kResetAfter) fourth.value[e] = convert<T>(sums[e].g);
       }
-      state = h;
-      step.state[i] = state;
+      store_units(step.state + i, state);
       if (step.reserve != nullptr) {
         ReserveRow<T> const row{step.reserve + n * 4 * H, layer, unit};
-        *row.z = convert<T>(a.z);
-        *row.r = convert<T>(a.r);
-        *row.g = convert<T>(a.g);
-        *row.fourth = variant == Variant::kResetAfter ? convert<T>(q.g) : step.reset_operand[i];
+        store_units(row.z, kept.z);
+        store_units(row.r, kept.r);
+        store_units(row.g, kept.g);
+        store_units(row.fourth, fourth);
       }
       if (step.next >= 0) {
-        bool const cleared = layer.schedule.is_cleared(step.next, n);
-        A const factor = masks.template state_factor<A>(n, unit);
-        step.operand[i] = convert<T>(cleared ? A(0) : state * factor);
+        bool const clears = layer.schedule.is_cleared(step.next, n);
+        Units<A, kUnits> operand;
+        for (int e = 0; e < kUnits; ++e) {
+          A const factor = masks.template state_factor<A>(n, unit + e);
+          operand.value[e] = clears ? A(0) : state.value[e] * factor;
+        }
+        store_units(step.operand + i, operand);
       }
     }
-    if (step.h != nullptr) step.h[step.h_rows.at(step.t, n) + unit] = convert<T>(h);
-    if (step.final_state) step.final_state.store(n * step.final_pitch + unit, state);
+    if (step.h != nullptr) store_units(step.h + step.h_rows.at(step.t, n) + unit, h);
+    if (step.final_state) {
+      for (int e = 0; e < kUnits; ++e) {
+        step.final_state.store(n * step.final_pitch + unit + e, state.value[e]);
+      }
+    }
   });
 }
 
@@ -360,81 +477,102 @@ struct BackwardStep {
   A* bias_sums = nullptr;            // [N, 4H] in and out: gradients summed over the steps, or null
 };
 
-/// Gradient of the state that a step left, without the output's own.
-template <typename T>
-__device__ Accumulator<T> carried_gradient(LayerView<T> const& layer, Accumulator<T> const* direct,
-                                           Accumulator<T> const* through_r, std::int64_t parts,
-                                           std::int64_t n, std::int64_t unit) {
-  using A = Accumulator<T>;
-  std::int64_t const i = n * layer.hidden + unit;
-  A through = through_r[i];
-  for (std::int64_t part = 1; part < parts; ++part) {
-    through += through_r[part * layer.batch * layer.hidden + i];
-  }
-  return direct[i] + layer.masks.template state_factor<A>(n, unit) * through;
-}
-
 /// Everything for reset after; for reset before all but the reset gate, whose gradient waits for
-/// the product with R_g.
-template <typename T, Variant variant>
+/// the product with R_g. Launched by launch_early over N x H / kUnits, behind the product of the
+/// step done before. All loads are issued before any is used.
+template <typename T, Variant variant, int kUnits>
 GRU_KERNEL void backward_kernel(LayerView<T> layer, EnteringState<T> entering,
                                 BackwardStep<T> step) {
   using A = Accumulator<T>;
   constexpr bool kAfter = variant == Variant::kResetAfter;
   std::int64_t const H = layer.hidden;
   Masks const& masks = layer.masks;
-  for_each_element(layer.batch, H, [&](std::int64_t n, std::int64_t unit) {
+  for_each_element(layer.batch, H / kUnits, [&](std::int64_t n, std::int64_t group) {
+    std::int64_t const unit = group * kUnits;
     std::int64_t const i = n * H + unit;
-    ReserveRow<T const> const kept{step.kept + n * 4 * H, layer, unit};
+    std::int64_t const dh_at = step.dh_rows.at(step.t, n) + unit;
+    ReserveRow<T const> const kept_row{step.kept + n * 4 * H, layer, unit};
     ReserveRow<T> const out{step.gradients + n * 4 * H, layer, unit};
-    cell::Gates<A> da{A(0), A(0), A(0)};
-    A dq_g = A(0);
-    T fourth = convert<T>(A(0));
-    bool passes = false;  // whether gradient reaches the step before through R
-    A direct = carried_gradient(layer, step.direct, step.through_r, step.through_parts, n, unit);
-    if (layer.schedule.is_active(step.t, n)) {
-      A dh = direct;
-      if (step.dh != nullptr) dh += convert<A>(step.dh[step.dh_rows.at(step.t, n) + unit]);
-      A const s = entering.load(layer.schedule, step.t, n, unit);
+    ReserveRow<A> const sums_row{step.bias_sums + n * 4 * H, layer, unit};
+    kept_row.prefetch();
+    ptx::prefetch(step.direct + i);
+    if (step.bias_sums != nullptr) sums_row.prefetch();
+    if (step.dh != nullptr) ptx::prefetch(step.dh + dh_at);
+    ptx::wait_for_kernel_before();
+
+    Units<A, kUnits> direct = load_units<kUnits>(step.direct + i);
+    GateUnits<T, kUnits> const kept{load_units<kUnits>(kept_row.z), load_units<kUnits>(kept_row.r),
+                                    load_units<kUnits>(kept_row.g)};
+    Units<T, kUnits> fourth = load_units<kUnits>(kept_row.fourth);
+    GateUnits<A, kUnits> sums = {};
+    Units<A, kUnits> recurrent_sums = {};
+    if (step.bias_sums != nullptr) {
+      sums.z = load_units<kUnits>(sums_row.z);
+      sums.g = load_units<kUnits>(sums_row.g);
+      if (kAfter) sums.r = load_units<kUnits>(sums_row.r);
+      if (kAfter) recurrent_sums = load_units<kUnits>(sums_row.fourth);
+    }
+    bool const active = layer.schedule.is_active(step.t, n);
+    bool const is_in_h = active && entering.is_in_h(layer.schedule, step.t, n);
+    Units<T, kUnits> dh = {};
+    Units<T, kUnits> h_before = {};
+    if (active && step.dh != nullptr) dh = load_units<kUnits>(step.dh + dh_at);
+    if (is_in_h) h_before = load_units<kUnits>(entering.before(layer.schedule, step.t, n) + unit);
+    // Whether gradient reaches the step before through R.
+    bool const passes = active && !layer.schedule.is_cleared(step.t, n);
+    auto const through = sum_parts<kUnits>(step.through_r + i, layer.batch * H, step.through_parts);
+
+    GateUnits<A, kUnits> da = {};
+    Units<A, kUnits> dq_g = {};
+#pragma unroll
+    for (int e = 0; e < kUnits; ++e) {
+      A const factor = masks.template state_factor<A>(n, unit + e);
+      direct.value[e] += factor * through.value[e];
+      if (!active) {
+        fourth.value[e] = convert<T>(A(0));
+        continue;
+      }
+      A dc = direct.value[e];
+      if (step.dh != nullptr) dc += convert<A>(dh.value[e]);
       A ds = A(0);
       if (masks.has_zoneout()) {
-        A const w = masks.template zoneout_weight<A>(step.t, n, unit);
-        auto const split = cell::zoneout_backward(w, dh);
-        dh = split.c;
+        A const w = masks.template zoneout_weight<A>(step.t, n, unit + e);
+        auto const split = cell::zoneout_backward(w, dc);
+        dc = split.c;
         ds = split.s;
       }
-      auto const d = cell::new_state_backward(convert<A>(*kept.z), convert<A>(*kept.g), s, dh);
-      da.z = d.a_z;
-      da.g = d.a_g;
+      A const s = is_in_h ? convert<A>(h_before.value[e])
+                          : entering.load(layer.schedule, step.t, n, unit + e);
+      auto const a = kept.template at<A>(e);
+      auto const d = cell::new_state_backward(a.z, a.g, s, dc);
+      da.z.value[e] = d.a_z;
+      da.g.value[e] = dq_g.value[e] = d.a_g;
       if constexpr (kAfter) {
-        auto const reset =
-            cell::reset_after_backward(convert<A>(*kept.r), convert<A>(*kept.fourth), d.a_g);
-        da.r = reset.a_r;
-        dq_g = reset.q_g;
-        fourth = convert<T>(dq_g);
-      } else {
-        dq_g = d.a_g;
-        fourth = *kept.fourth;
+        auto const reset = cell::reset_after_backward(a.r, convert<A>(fourth.value[e]), d.a_g);
+        da.r.value[e] = reset.a_r;
+        dq_g.value[e] = reset.q_g;
+        fourth.value[e] = convert<T>(reset.q_g);
       }
-      passes = !layer.schedule.is_cleared(step.t, n);
-      direct = passes ? ds + d.s : A(0);
+      direct.value[e] = passes ? ds + d.s : A(0);
     }
-    step.direct[i] = direct;
+    store_units(step.direct + i, direct);
     T* const dq = step.dq + n * 3 * H + unit;
-    dq[layer.columns.z * H] = convert<T>(passes ? da.z : A(0));
-    dq[layer.columns.g * H] = convert<T>(passes ? dq_g : A(0));
-    if (kAfter) dq[layer.columns.r * H] = convert<T>(passes ? da.r : A(0));
-    *out.z = convert<T>(da.z);
-    *out.g = convert<T>(da.g);
-    if (kAfter) *out.r = convert<T>(da.r);
-    *out.fourth = fourth;
-    if (step.bias_sums != nullptr) {
-      ReserveRow<A> const sums{step.bias_sums + n * 4 * H, layer, unit};
-      *sums.z += da.z;
-      *sums.g += da.g;
-      if (kAfter) *sums.r += da.r;
-      if (kAfter) *sums.fourth += dq_g;
-    }
+    auto const passed = [&](Units<A, kUnits> gradient) {
+      for (A& value : gradient.value) value = passes ? value : A(0);
+      return gradient;
+    };
+    store_units(dq + layer.columns.z * H, passed(da.z));
+    store_units(dq + layer.columns.g * H, passed(dq_g));
+    if (kAfter) store_units(dq + layer.columns.r * H, passed(da.r));
+    store_units(out.z, da.z);
+    store_units(out.g, da.g);
+    if (kAfter) store_units(out.r, da.r);
+    store_units(out.fourth, fourth);
+    if (step.bias_sums == nullptr) return;
+    store_units(sums_row.z, sums.z + da.z);
+    store_units(sums_row.g, sums.g + da.g);
+    if (kAfter) store_units(sums_row.r, sums.r + da.r);
+    if (kAfter) store_units(sums_row.fourth, recurrent_sums + dq_g);
   });
 }
 
@@ -472,7 +610,9 @@ GRU_KERNEL void initial_gradient_kernel(LayerView<T> layer, Accumulator<T> const
                                         OrFloat<T> dh0, std::int64_t pitch, bool accumulate) {
   using A = Accumulator<T>;
   for_each_element(layer.batch, layer.hidden, [&](std::int64_t n, std::int64_t unit) {
-    A value = carried_gradient(layer, direct, through_r, parts, n, unit);
+    std::int64_t const i = n * layer.hidden + unit;
+    A const through = sum_parts<1>(through_r + i, layer.batch * layer.hidden, parts).value[0];
+    A value = direct[i] + layer.masks.template state_factor<A>(n, unit) * through;
     if (accumulate) value += dh0.template load<A>(n * pitch + unit);
     dh0.store(n * pitch + unit, value);
   });

@@ -366,38 +366,33 @@ template <typename Shape>
 class TileCursor {
  public:
   __device__ TileCursor(typename Shape::Work const& work, int group)
-      : batch_{work.steps.batch},
+      : work_{work},
         tiles_{work.steps.deal.of_group(group, work.tiles)},
         active_{work.steps, tiles_},
-        slot_bytes_{work.steps.deal.groups * work.tiles * Shape::kTile},
-        at_{work.exchange + group * work.tiles * Shape::kTile} {}
+        at_{static_cast<std::uint32_t>(group * work.tiles * Shape::kTile)} {}
 
   __device__ int tile() const { return tile_; }
-  __device__ int rows() const { return batch_ - tiles_.place(tile_, 0); }
-  __device__ std::byte* operands() const { return at_; }
+  __device__ int rows() const { return work_.steps.batch - tiles_.place(tile_, 0); }
+  __device__ std::byte* operands() const { return work_.exchange + at_; }
 
   /// Goes on; true where the tile was the step's last.
   __device__ bool advance() {
     at_ += Shape::kTile;
     if (++tile_ < active_.count()) return false;
-    at_ += slot_bytes_ - tile_ * Shape::kTile;
+    std::uint32_t const slot_bytes = work_.steps.deal.groups * work_.tiles * Shape::kTile;
+    at_ += slot_bytes - tile_ * Shape::kTile;
+    if (at_ >= kSlots * slot_bytes) at_ -= kSlots * slot_bytes;
     tile_ = 0;
     active_.advance();
-    if (++slot_ == kSlots) {
-      slot_ = 0;
-      at_ -= kSlots * slot_bytes_;
-    }
     return true;
   }
 
  private:
-  int batch_;
+  typename Shape::Work const& work_;
   TileSpan tiles_;
   ActiveTiles<typename Shape::Work::Steps> active_;
-  int slot_bytes_;
-  std::byte* at_;
+  std::uint32_t at_;  // in the exchange
   int tile_ = 0;
-  int slot_ = 0;
 };
 
 /// Whether any word was not published yet: the greatest tells.

@@ -106,7 +106,6 @@ class HungryLayer {
 class HungryForward : public HungryLayer<detail::RecurrentForward> {
  public:
   HungryForward() {
-    steps.is_last = true;
     steps.p = zeros<float>();
     steps.state = zeros<float>();
     steps.operand = zeros<__half>();

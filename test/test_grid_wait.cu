@@ -38,7 +38,6 @@ class HalfGrid {
     work.packed_weights = zeros<__half>();
     work.exchange = zeros<std::byte>();
     work.ranks = 2 * kTeam;
-    work.groups = 1;
     work.tiles = 3;
   }
 

@@ -140,6 +140,7 @@ class ClusterBackwardRecurrence {
   std::string const& obstacle() const { return obstacle_; }
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
+  bool drains_tiles() const { return plan_.tiles > 1 && problem_.variant == Variant::kResetAfter; }
 
   /// Of one launch.
   int blocks() const { return plan_.clusters * kernel_.functions.blocks; }

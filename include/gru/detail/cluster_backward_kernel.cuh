@@ -20,6 +20,12 @@
 /// read its parts of that step. A warp that multiplies slowly in step i holds up the block that it
 /// multiplies for, and with it, in step i + 1, everybody: so dq of step i is read before that of
 /// step i + 2 is written.
+///
+/// Each tile has buffers and barriers of its own, and its active steps (see tile_deal.cuh) are
+/// contiguous. What a step multiplies is what is active in the next one: nothing of a tile that
+/// ends, so that no parts are under way when the kernel ends, and of a tile that begins, in the
+/// first buffer, dq from before the chunk. It begins at a multiple of 4 steps, at which buffers and
+/// parity are those of step 0.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -32,20 +38,20 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   extern __shared__ __align__(128) std::byte shared[];
   int const tiles = kOneTile ? 1 : tiles_;
   int const rounds = kOneTile ? 1 : Shape::lane_tiles(tiles);
-  ClusterBackwardPlace<Shape> const place{tiles};
+  ClusterBackwardPlace<Shape> const place{pass.deal, tiles};
   ClusterBackwardLayout<Shape> const layout{shared, tiles};
-  int const lane_tiles = place.lane_tiles(tiles);
 
   TransposedWeights<T, multiplication, Shape> const weights{packed_weights, place.rank, place.warp,
                                                             place.lane, layout.weights};
-  typename Shape::Finisher finisher{pass, place.first_row, place.unit};
-  typename Shape::Inputs inputs{
-      pass,   layout.inputs, static_cast<int>(threadIdx.x), place.first_row, lane_tiles,
+  using Inputs = typename Shape::template Inputs<!kOneTile>;
+  Inputs inputs{
+      pass,   layout.inputs, static_cast<int>(threadIdx.x), place.lane_tiles, place.tile_row,
       rounds, place.unit};
+  typename Shape::Finisher finisher{pass, inputs.rows().first(), place.unit};
   start_tiles(shared, layout, tiles);
   __syncthreads();
   float direct[2];
-  load_carried<T, multiplication>(finisher, place, layout, lane_tiles, direct);
+  load_carried<T, multiplication>(finisher, inputs.rows(), place, layout, direct);
   __syncthreads();
   ptx::meet_cluster();
 
@@ -62,20 +68,25 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     send_parts(layout.parts + at + buffer * Shape::kParts,
                layout.barriers + 8 * (2 * tile + buffer), place, sums);
   };
-  for (int tile = 0; tile < tiles; ++tile) multiply(tile, 0);
+  ActiveTiles<RecurrentBackward<T>, !kOneTile> active{pass, place.tiles};
+  int tiles_now = active.count();
+  for (int tile = 0; tile < tiles_now; ++tile) multiply(tile, 0);
 
   bool expired = false;
 #pragma unroll 1
   for (int i = 0; i < pass.steps; ++i) {
     int const buffer = i & 1;
     bool const ends = i + 1 == pass.steps;
-    inputs.fetch(i + Shape::Inputs::kStages - 1);
+    active.advance();
+    int const tiles_next = ends ? 0 : active.count();
+    int const rounds_now = kOneTile ? 1 : Shape::lane_tiles(tiles_now);
+    inputs.fetch(i + Inputs::kStages - 1);
     inputs.wait();
 #pragma unroll 1
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0; round < rounds_now; ++round) {
       int const tile = round * Shape::kSets + place.set;
       int const at = tile * Shape::kTile;
-      bool const finishes = round < lane_tiles;
+      bool const finishes = place.set < Shape::kSets && tile < tiles_now;
       BackwardResult<2> result;
       if (finishes) {
         // 1. Factors.
@@ -105,23 +116,26 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       expired = *layout.has_expired != 0;
       if (!ends && !expired) {
         int const first = round * Shape::kSets;
-        int const end = kOneTile ? 1 : min(first + Shape::kSets, tiles);
+        int const last = round + 1 == rounds_now ? tiles_next : first + Shape::kSets;
+        int const end = kOneTile ? 1 : min(last, tiles_next);
 #pragma unroll 1
         for (int t = first; t < end; ++t) multiply(t, i + 1);
       }
 
       // 5. What others see.
       if (finishes) {
-        finisher.write(result, round);
-        if (ends) finisher.leave(result, round, direct);
+        int const n = inputs.rows().row(round);
+        finisher.write(result, n);
+        if (tile >= tiles_next) finisher.leave(result, n, direct);
         if constexpr (!kOneTile) {
           layout.direct[round * Shape::kThreads] = make_float2(direct[0], direct[1]);
         }
       }
     }
     finisher.advance();
+    tiles_now = tiles_next;
   }
-  if (lane_tiles > 0) finisher.leave_bias_sums();
+  if (place.lane_tiles.count > 0) finisher.leave_bias_sums(inputs.rows().row(0));
   ptx::meet_cluster();
 #endif
 }

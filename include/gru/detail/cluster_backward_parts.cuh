@@ -67,8 +67,9 @@ struct ClusterBackwardShape {
   static_assert(kGroups * kGroupUnits * kBlocks == kUnits, "groups must fill the cluster");
   static_assert(kWarpBlocks * kWarps == kBlocks && kSets > 0, "warps must share the blocks evenly");
 
-  using Inputs = BackwardInputs<T, 2, kLanes, kTileRows * kSets>;
-  using Finisher = BackwardLane<T, 2, kTileRows * kSets>;
+  template <bool kSorts>
+  using Inputs = BackwardInputs<T, 2, kLanes, kSorts>;
+  using Finisher = BackwardLane<T, 2>;
 
   /// The most tiles of a cluster that one lane finishes.
   GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) { return (tiles + kSets - 1) / kSets; }
@@ -81,7 +82,7 @@ struct ClusterBackwardShape {
   static constexpr int kDirect = kThreads * 8;  // carried gradients of one tile a lane
 
   static constexpr int shared_bytes(int tiles) {
-    return kWeights + tiles * (kTile + 16) + Inputs::shared_bytes(lane_tiles(tiles)) +
+    return kWeights + tiles * (kTile + 16) + Inputs<true>::shared_bytes(lane_tiles(tiles)) +
            lane_tiles(tiles) * kDirect + 16;
   }
 
@@ -171,18 +172,14 @@ struct ClusterBackwardPlace {
   int group = warp % Shape::kSetWarps / 2;
   int rank = static_cast<int>(ptx::cluster_rank());
   int tile_row = 2 * q + warp % 2;
-  int first_row;
   int block_unit = group * kGroupUnits + 2 * g;
   int unit = rank * Shape::kBlockUnits + block_unit;
+  TileSpan tiles;       // of the cluster
+  TileSpan lane_tiles;  // of these, what the lane finishes
 
-  __device__ explicit ClusterBackwardPlace(int tiles)
-      : first_row(static_cast<int>(blockIdx.x) / Shape::kBlocks * tiles * kTileRows +
-                  set * kTileRows + tile_row) {}
-
-  /// How many of the cluster's tiles the lane finishes.
-  __device__ int lane_tiles(int tiles) const {
-    return set < Shape::kSets ? (tiles - set + Shape::kSets - 1) / Shape::kSets : 0;
-  }
+  __device__ ClusterBackwardPlace(TileDeal const& deal, int tiles_of_cluster)
+      : tiles{deal.of_group(static_cast<int>(blockIdx.x) / Shape::kBlocks, tiles_of_cluster)},
+        lane_tiles{tiles.of_set(set, Shape::kSets)} {}
 };
 
 /// A lane's part of one gate's dq, left for its block's warps at `to`, the tile's operands.
@@ -220,7 +217,7 @@ struct ClusterBackwardLayout {
   __device__ ClusterBackwardLayout(std::byte* shared, int tiles)
       : weights{shared + tiles * Shape::kTile}, inputs{weights + Shape::kWeights} {
     int const rounds = Shape::lane_tiles(tiles);
-    std::byte* const all_direct = inputs + Shape::Inputs::shared_bytes(rounds);
+    std::byte* const all_direct = inputs + Shape::template Inputs<true>::shared_bytes(rounds);
     std::byte* const all_barriers = all_direct + rounds * Shape::kDirect;
     direct = reinterpret_cast<float2*>(all_direct) + threadIdx.x;
     barriers = ptx::shared_address(all_barriers);
@@ -248,16 +245,16 @@ __device__ void start_tiles(std::byte* shared, ClusterBackwardLayout<Shape> cons
 
 /// Puts dq of the step done before the chunk where the products find it, and the carried gradients
 /// into shared memory, and leaves the first in `direct`.
-template <typename T, Multiplication multiplication, typename Shape>
-__device__ void load_carried(typename Shape::Finisher const& finisher,
+template <typename T, Multiplication multiplication, typename Shape, typename Rows>
+__device__ void load_carried(typename Shape::Finisher const& finisher, Rows const& rows,
                              ClusterBackwardPlace<Shape> const& place,
-                             ClusterBackwardLayout<Shape> const& layout, int lane_tiles,
-                             float (&direct)[2]) {
-  for (int k = lane_tiles - 1; k >= 0; --k) {
+                             ClusterBackwardLayout<Shape> const& layout, float (&direct)[2]) {
+  for (int k = place.lane_tiles.count - 1; k >= 0; --k) {
     int const tile = k * Shape::kSets + place.set;
-    cell::Gates<float> const dq[2] = {finisher.load_dq(k, 0), finisher.load_dq(k, 1)};
+    int const n = rows.row(k);
+    cell::Gates<float> const dq[2] = {finisher.load_dq(n, 0), finisher.load_dq(n, 1)};
     leave_dq<T, multiplication>(layout.operands + tile * Shape::kTile, place, dq);
-    finisher.load(k, direct);
+    finisher.load(n, direct);
     layout.direct[k * Shape::kThreads] = make_float2(direct[0], direct[1]);
   }
 }

@@ -131,6 +131,7 @@ class ClusterRecurrence {
   std::string const& obstacle() const { return obstacle_; }
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
+  bool drains_tiles() const { return plan_.tiles > 1 && problem_.variant == Variant::kResetAfter; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.order));

@@ -22,6 +22,12 @@
 ///
 /// Operands are double-buffered, with one transaction barrier a buffer, and that is enough: who has
 /// received all operands of step i knows that everyone has read those of step i - 1.
+///
+/// Each tile has operands and barriers of its own, and its active steps (see tile_deal.cuh) are
+/// contiguous. A tile that ends is sent nothing in its last step, so that no operands are under way
+/// when the kernel ends. One that begins late finds its first operands where they were put at the
+/// start, and its barriers as they were made: it begins at a multiple of 4 steps, at which buffer
+/// and parity are those of step 0.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -34,7 +40,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
   int const tiles = kOneTile ? 1 : tiles_;
-  ClusterPlace<Shape> const place{tiles};
+  ClusterPlace<Shape> const place{pass.deal, tiles};
 
   // Shared memory: operands, weights, swap, states, inputs, barriers.
   std::uint32_t const operands = ptx::shared_address(shared);
@@ -44,20 +50,19 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 
   ClusterWeights<T, multiplication, Shape> const weights{packed_weights, place, shared,
                                                          layout.weights};
-  load_operands<T, multiplication, Shape>(pass, place.first_tile_row, tiles, 2 * Shape::kOperands,
-                                          shared);
-  typename Shape::Finisher finisher{pass, place.first_row, place.unit};
+  load_operands<T, multiplication, Shape>(pass, place.tiles, 2 * Shape::kOperands, shared);
+  using Inputs = typename Shape::template Inputs<!kOneTile>;
+  Inputs inputs{pass,
+                shared + layout.inputs,
+                static_cast<int>(threadIdx.x),
+                place.lane_tiles,
+                place.tile_row,
+                Shape::lane_tiles(tiles),
+                place.unit};
+  typename Shape::Finisher finisher{pass, inputs.rows().first(), place.unit};
   float state[2];
-  int const lane_tiles = place.lane_tiles(tiles);
-  load_states<Shape>(finisher, lane_tiles, states, state);
+  load_states<Shape>(finisher, inputs.rows(), place.lane_tiles.count, states, state);
   start_barriers<Shape>(barriers, tiles);
-  typename Shape::Inputs inputs{pass,
-                                shared + layout.inputs,
-                                static_cast<int>(threadIdx.x),
-                                place.first_row,
-                                lane_tiles,
-                                Shape::lane_tiles(tiles),
-                                place.unit};
   __syncthreads();
   ptx::meet_cluster();
 
@@ -72,14 +77,18 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   auto const arm = [&](std::uint32_t barrier) {
     if (threadIdx.x == 0 && !expired) ptx::expect_bytes(barrier, Shape::kOperands);
   };
+  ActiveTiles<RecurrentForward<T>, !kOneTile> active{pass, place.tiles};
 #pragma unroll 1
   for (int i = 0; i < pass.steps; ++i) {
     int const buffer = i & 1;
-    bool const ends = i + 1 == pass.steps;
-    inputs.fetch(i + Shape::Inputs::kStages - 1);
+    int const tiles_now = active.count();
+    active.advance();
+    int const tiles_next = i + 1 == pass.steps ? 0 : active.count();
+    inputs.fetch(i + Inputs::kStages - 1);
     inputs.wait();
 #pragma unroll 1
-    for (int tile = 0; tile < tiles; ++tile) {
+    for (int tile = 0; tile < tiles_now; ++tile) {
+      bool const goes_on = tile < tiles_next;
       bool const finishes = tile % Shape::kTilesApart == place.first_tile;
       int const lane_tile = tile / Shape::kTilesApart;
 
@@ -121,7 +130,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       auto const result = finisher.finish(mine, input, state);
 
       // 5. Hand the operands on.
-      if (!ends && !expired) {
+      if (goes_on && !expired) {
         int const next = tile * 2 + (buffer ^ 1);
         hand_on<T, multiplication, Shape>(write_at + next * Shape::kOperands, barriers + 8 * next,
                                           result.operand);
@@ -129,8 +138,9 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       if constexpr (kOneTile) arm(barrier);
 
       // 6. What others see.
-      finisher.write(result, input, lane_tile, state);
-      if (ends) finisher.leave(result, lane_tile, state);
+      int const n = inputs.rows().row(lane_tile);
+      finisher.write(result, input, n, state);
+      if (!goes_on) finisher.leave(result, n, state);
       if constexpr (!kOneTile) {
         states[lane_tile * Shape::kThreads] = make_float2(state[0], state[1]);
       }

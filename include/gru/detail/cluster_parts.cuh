@@ -29,8 +29,9 @@ struct ClusterShape {
   static_assert(kGroups * kGroupUnits * kBlocks == kUnits, "groups must fill the cluster");
   static_assert(kSplit == 2 || kSplit == 4, "warps work in pairs");
 
-  using Inputs = InputRing<T, 2, kThreads, kTileRows * kTilesApart>;
-  using Finisher = ForwardLane<T, 2, kTileRows * kTilesApart, CellValue<T>>;
+  template <bool kSorts>
+  using Inputs = InputRing<T, 2, kThreads, kSorts>;
+  using Finisher = ForwardLane<T, 2, CellValue<T>>;
 
   /// The most tiles of a cluster that one lane finishes.
   GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) {
@@ -45,7 +46,7 @@ struct ClusterShape {
   static constexpr int kStates = kThreads * 8;              // of one tile a lane
 
   static constexpr int shared_bytes(int tiles) {
-    return kWeights + kSwap + Inputs::shared_bytes(lane_tiles(tiles)) +
+    return kWeights + kSwap + Inputs<true>::shared_bytes(lane_tiles(tiles)) +
            lane_tiles(tiles) * kStates + tiles * (2 * kOperands + 16);
   }
   static constexpr int reset_before_bytes(int tiles) {
@@ -73,18 +74,18 @@ struct ClusterPlace {
   int lane = threadIdx.x % 32;
   int g = lane / 4;
   int q = lane % 4;
-  int group = warp / Shape::kSplit;  // of the block
-  int part = warp % Shape::kSplit;   // of the depth, and of what the group finishes
-  int rank;                          // of the block
-  int first_tile_row;
+  int group = warp / Shape::kSplit;                  // of the block
+  int part = warp % Shape::kSplit;                   // of the depth, and of what the group finishes
+  int rank = static_cast<int>(ptx::cluster_rank());  // of the block
   int tile_row = 2 * q + part % 2;
   int first_tile = part / 2;  // that the lane finishes
-  int first_row = first_tile_row + first_tile * kTileRows + tile_row;
   int unit = rank * Shape::kBlockUnits + group * kGroupUnits + 2 * g;
+  TileSpan tiles;       // of the cluster
+  TileSpan lane_tiles;  // of these, what the lane finishes
 
-  __device__ explicit ClusterPlace(int tiles)
-      : rank{static_cast<int>(ptx::cluster_rank())},
-        first_tile_row(blockIdx.x / Shape::kBlocks * tiles * kTileRows) {}
+  __device__ ClusterPlace(TileDeal const& deal, int tiles_of_cluster)
+      : tiles{deal.of_group(static_cast<int>(blockIdx.x) / Shape::kBlocks, tiles_of_cluster)},
+        lane_tiles{tiles.of_set(first_tile, Shape::kTilesApart)} {}
 
   /// Where among the operands at `operands` the lane finds the first that it multiplies with. A
   /// warp that finishes odd rows reads neighbouring rows in exchanged places, so that the rows that
@@ -99,28 +100,25 @@ struct ClusterPlace {
     std::uint32_t const byte = unit * static_cast<std::uint32_t>(kBytes);
     return operands + operand_offset(byte / 32, tile_row, byte / 16 % 2) + byte % 16;
   }
-
-  /// How many of the cluster's tiles the lane finishes.
-  __device__ int lane_tiles(int tiles) const {
-    return (tiles - first_tile + Shape::kTilesApart - 1) / Shape::kTilesApart;
-  }
 };
 
 /// Fills the tiles' operands of the first step; those of the next tile are tile_bytes on.
 template <typename T, Multiplication multiplication, typename Shape>
-__device__ void load_operands(RecurrentForward<T> const& pass, int first_tile_row, int tiles,
+__device__ void load_operands(RecurrentForward<T> const& pass, TileSpan const& tiles,
                               std::uint32_t tile_bytes, std::byte* to) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  for (int i = threadIdx.x; i < tiles * kTileRows * Shape::kUnits; i += Shape::kThreads) {
+  for (int i = threadIdx.x; i < tiles.count * kTileRows * Shape::kUnits; i += Shape::kThreads) {
     int const k = i % Shape::kUnits;
     int const row = i / Shape::kUnits;
-    int const n = first_tile_row + row;
+    int const place = tiles.place(row / kTileRows, row % kTileRows);
     std::uint32_t const at = row / kTileRows * tile_bytes +
                              operand_offset(k / (2 * kValues), row % kTileRows, k / kValues % 2) +
                              k % kValues * sizeof(T);
-    bool const inside = n < pass.batch && k < pass.hidden;
-    std::int64_t const from = std::int64_t{n} * pass.hidden + k;
-    float const value = inside ? convert<float>(pass.operand[from]) : 0.0f;
+    float value = 0;
+    if (place < pass.batch && k < pass.hidden) {
+      std::int64_t const n = pass.deal.row(place);
+      value = convert<float>(pass.operand[n * pass.hidden + k]);
+    }
     *reinterpret_cast<T*>(to + at) = operand_value<T, multiplication>(value);
   }
 }
@@ -301,15 +299,15 @@ struct ClusterLayout {
         swap{weights + Shape::kWeights},
         states{swap + Shape::kSwap},
         inputs{states + Shape::lane_tiles(tiles) * Shape::kStates},
-        barriers{inputs + Shape::Inputs::shared_bytes(Shape::lane_tiles(tiles))} {}
+        barriers{inputs + Shape::template Inputs<true>::shared_bytes(Shape::lane_tiles(tiles))} {}
 };
 
 /// Puts the carried states of a lane's tiles into shared memory, and leaves the first in `state`.
-template <typename Shape>
-__device__ void load_states(typename Shape::Finisher const& finisher, int lane_tiles,
-                            float2* states, float (&state)[2]) {
+template <typename Shape, typename Rows>
+__device__ void load_states(typename Shape::Finisher const& finisher, Rows const& rows,
+                            int lane_tiles, float2* states, float (&state)[2]) {
   for (int tile = lane_tiles - 1; tile >= 0; --tile) {
-    finisher.load(tile, state);
+    finisher.load(rows.row(tile), state);
     states[tile * Shape::kThreads] = make_float2(state[0], state[1]);
   }
 }

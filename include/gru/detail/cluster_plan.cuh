@@ -101,8 +101,9 @@ inline std::string no_room_for_cluster(int blocks) {
 /// Enqueues the kernel; records `started`, unless null, once all blocks have begun.
 template <typename Steps, typename T>
 void launch_clusters(cudaStream_t stream, ClusterFunctions<Steps, T> const& kernel,
-                     ClusterPlan const& plan, Steps const& steps, T const* packed_weights,
+                     ClusterPlan const& plan, Steps steps, T const* packed_weights,
                      cudaEvent_t started) {
+  steps.deal.groups = plan.clusters;
   ClusterLaunch launch{plan.clusters, kernel.blocks, kernel.threads,
                        kernel.shared_bytes(plan.tiles)};
   launch.config.stream = stream;

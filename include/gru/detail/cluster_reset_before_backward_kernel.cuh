@@ -33,20 +33,20 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   extern __shared__ __align__(128) std::byte shared[];
   int const tiles = kOneTile ? 1 : tiles_;
   int const rounds = kOneTile ? 1 : Shape::lane_tiles(tiles);
-  ClusterBackwardPlace<Shape> const place{tiles};
+  ClusterBackwardPlace<Shape> const place{pass.deal, tiles};
   ClusterBackwardLayout<Shape> const layout{shared, tiles};
-  int const lane_tiles = place.lane_tiles(tiles);
 
   TransposedWeights<T, multiplication, Shape> const weights{packed_weights, place.rank, place.warp,
                                                             place.lane, layout.weights};
-  typename Shape::Finisher finisher{pass, place.first_row, place.unit};
-  typename Shape::Inputs inputs{
-      pass,   layout.inputs, static_cast<int>(threadIdx.x), place.first_row, lane_tiles,
+  using Inputs = typename Shape::template Inputs<false>;
+  Inputs inputs{
+      pass,   layout.inputs, static_cast<int>(threadIdx.x), place.lane_tiles, place.tile_row,
       rounds, place.unit};
+  typename Shape::Finisher finisher{pass, inputs.rows().first(), place.unit};
   start_tiles(shared, layout, tiles);
   __syncthreads();
   float direct[2];
-  load_carried<T, multiplication>(finisher, place, layout, lane_tiles, direct);
+  load_carried<T, multiplication>(finisher, inputs.rows(), place, layout, direct);
   __syncthreads();
   ptx::meet_cluster();
 
@@ -103,7 +103,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   for (int i = 0; i < pass.steps; ++i) {
     bool const ends = i + 1 == pass.steps;
     std::uint32_t const dq_at = layout.operands + ((i + 1) & 1) * Shape::kOperands;
-    inputs.fetch(i + Shape::Inputs::kStages - 1);
+    inputs.fetch(i + Inputs::kStages - 1);
     inputs.wait();
     BackwardFactors<2> factors;
     std::uint32_t flags = 0;
@@ -117,7 +117,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     for (int round = 0; round < rounds; ++round) {
       int const tile = round * Shape::kSets + place.set;
       int const at = tile * Shape::kTile;
-      bool const finishes = round < lane_tiles;
+      bool const finishes = round < place.lane_tiles.count;
       if (finishes) {
         // 1. Sums.
         prepare(round);
@@ -137,8 +137,9 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       // 3. Multiply the candidate's.
       if (!expired) for_round(round, [&](int t) { multiply_candidate(t, i + 1); });
       if (finishes) {
-        finisher.write_others(result, round);
-        if (ends) finisher.leave(result, round, direct);
+        int const n = inputs.rows().row(round);
+        finisher.write_others(result, n);
+        if (ends) finisher.leave(result, n, direct);
         store_direct(round);
       }
     }
@@ -146,7 +147,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     for (int round = 0; round < rounds; ++round) {
       int const tile = round * Shape::kSets + place.set;
       int const at = tile * Shape::kTile;
-      bool const finishes = round < lane_tiles;
+      bool const finishes = round < place.lane_tiles.count;
       if (finishes) {
         // 4. Sums.
         if constexpr (!kOneTile) prepare(round);
@@ -165,14 +166,15 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       // 6. Multiply the others'.
       if (!ends && !expired) for_round(round, [&](int t) { multiply_others(t, i + 1); });
       if (finishes) {
-        finisher.write_reset(result, round);
-        if (ends) finisher.leave_reset(result, round, direct);
+        int const n = inputs.rows().row(round);
+        finisher.write_reset(result, n);
+        if (ends) finisher.leave_reset(result, n, direct);
         store_direct(round);
       }
     }
     finisher.advance();
   }
-  if (lane_tiles > 0) finisher.leave_bias_sums();
+  if (place.lane_tiles.count > 0) finisher.leave_bias_sums(inputs.rows().row(0));
   ptx::meet_cluster();
 #endif
 }

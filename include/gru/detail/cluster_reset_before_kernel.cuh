@@ -32,7 +32,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
   int const tiles = kOneTile ? 1 : tiles_;
-  ClusterPlace<Shape> const place{tiles};
+  ClusterPlace<Shape> const place{pass.deal, tiles};
 
   // Shared memory: operands (of each tile s twice, then r * s), weights, swap, states, inputs,
   // barriers.
@@ -45,19 +45,19 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 
   ClusterWeights<T, multiplication, Shape> const weights{packed_weights, place, shared,
                                                          layout.weights};
-  load_operands<T, multiplication, Shape>(pass, place.first_tile_row, tiles, kTileBytes, shared);
-  typename Shape::Finisher finisher{pass, place.first_row, place.unit};
+  load_operands<T, multiplication, Shape>(pass, place.tiles, kTileBytes, shared);
+  using Inputs = typename Shape::template Inputs<false>;
+  Inputs inputs{pass,
+                shared + layout.inputs,
+                static_cast<int>(threadIdx.x),
+                place.lane_tiles,
+                place.tile_row,
+                Shape::lane_tiles(tiles),
+                place.unit};
+  typename Shape::Finisher finisher{pass, inputs.rows().first(), place.unit};
   float state[2];
-  int const lane_tiles = place.lane_tiles(tiles);
-  load_states<Shape>(finisher, lane_tiles, states, state);
+  load_states<Shape>(finisher, inputs.rows(), place.lane_tiles.count, states, state);
   start_barriers<Shape>(barriers, tiles);
-  typename Shape::Inputs inputs{pass,
-                                shared + layout.inputs,
-                                static_cast<int>(threadIdx.x),
-                                place.first_row,
-                                lane_tiles,
-                                Shape::lane_tiles(tiles),
-                                place.unit};
   __syncthreads();
   ptx::meet_cluster();
 
@@ -94,7 +94,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     int const entering_at = (i & 1) * Shape::kOperands;  // s among a tile's operands
     int const leaving_at = Shape::kOperands - entering_at;
     bool const ends = i + 1 == pass.steps;
-    inputs.fetch(i + Shape::Inputs::kStages - 1);
+    inputs.fetch(i + Inputs::kStages - 1);
     inputs.wait();
 #pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
@@ -125,7 +125,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
         if (!expired) {
           hand_on<T, multiplication, Shape>(write_at + at + kResetAt, barrier + 8, result.operand);
         }
-        finisher.write_reset(result, input, lane_tile);
+        finisher.write_reset(result, input, inputs.rows().row(lane_tile));
       }
       if constexpr (kOneTile) arm(barrier);
     }
@@ -169,8 +169,9 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
       if constexpr (kOneTile) arm(barrier + 8);
 
       // 6. What others see.
-      finisher.template write<Variant::kResetBefore>(result, input, lane_tile, state);
-      if (ends) finisher.leave(result, lane_tile, state);
+      int const n = inputs.rows().row(lane_tile);
+      finisher.template write<Variant::kResetBefore>(result, input, n, state);
+      if (ends) finisher.leave(result, n, state);
       if constexpr (!kOneTile) {
         states[lane_tile * Shape::kThreads] = make_float2(state[0], state[1]);
       }

@@ -97,11 +97,11 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 
   typename Shape::Weights const weights{Shape::order(), cluster_warp, lane, packed_weights, shared};
   typename Shape::Sums const parts{shared + 2 * Shape::kBuffer + group * Shape::Sums::kBytes};
-  BackwardLane<T, 1, 1, CloseFloat> const every{pass, n, unit};
+  BackwardLane<T, 1, CloseFloat> const every{pass, n, unit};
   float direct[1];
   every.load(0, direct);
   // Of the lanes that finish the same, one writes; for the others the row is none of the layer's.
-  BackwardLane<T, 1, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
+  BackwardLane<T, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
   if (threadIdx.x < 2) {
     ptx::init_barrier(barriers + 8 * threadIdx.x);
     ptx::expect_bytes(barriers + 8 * threadIdx.x, step_bytes);
@@ -204,7 +204,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     if (ends) finisher.leave(result, 0, direct);
     finisher.advance();
   }
-  finisher.leave_bias_sums();
+  finisher.leave_bias_sums(0);
   ptx::meet_cluster();
 #endif
 }

@@ -89,9 +89,9 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     states[i] = inside ? convert<float>(pass.operand[from]) : 0.0f;
   }
   float state[1];
-  ForwardLane<T, 1, 1, CloseFloat>{pass, n, unit}.load(0, state);
+  ForwardLane<T, 1, CloseFloat>{pass, n, unit}.load(0, state);
   // Of the lanes that finish the same, one writes; for the others the row is none of the layer's.
-  ForwardLane<T, 1, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
+  ForwardLane<T, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
   if (threadIdx.x < 2) {
     ptx::init_barrier(barriers + 8 * threadIdx.x);
     // The first step waits for nothing.

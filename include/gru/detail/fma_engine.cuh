@@ -81,6 +81,7 @@ class FmaClusterEngine {
   };
 
   std::string const& obstacle() const { return obstacle_; }
+  static constexpr bool drains_tiles() { return false; }
   double step_us() const { return plan_.step_us; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
@@ -217,6 +218,7 @@ class FmaGridEngine {
   };
 
   std::string const& obstacle() const { return obstacle_; }
+  static constexpr bool drains_tiles() { return false; }
   double step_us() const { return kernel_.time.of(rows()); }
 
   void lay_out(Carver& carver, Scratch& scratch) const {

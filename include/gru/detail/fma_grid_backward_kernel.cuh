@@ -108,11 +108,11 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
   for (int i = threadIdx.x; i < Sums::kBytes / 4; i += blockDim.x) {
     reinterpret_cast<float*>(shared)[i] = 0;
   }
-  BackwardLane<T, 1, 1, CloseFloat> const every{pass, n, unit};
+  BackwardLane<T, 1, CloseFloat> const every{pass, n, unit};
   float direct[1];
   every.load(0, direct);
   // Of the lanes that finish the same, one writes; for the others the row is none of the layer's.
-  BackwardLane<T, 1, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
+  BackwardLane<T, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
   if (threadIdx.x == 0) *has_expired = 0;
   typename Shape::Inputs inputs{pass, inputs_of_warp, n, unit, shares};
   __syncthreads();
@@ -196,7 +196,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
     }
     if (i % FmaRing::kFenceSteps == 0) ptx::fence_device();
   }
-  finisher.leave_bias_sums();
+  finisher.leave_bias_sums(0);
 #endif
 }
 

@@ -104,9 +104,9 @@ GRU_KERNEL void __launch_bounds__(Shape::kMostThreads, 1)
         inside && i < Shares::kRows * Shape::kUnits ? convert<float>(pass.operand[from]) : 0.0f;
   }
   float state[1];
-  ForwardLane<T, 1, 1, CloseFloat>{pass, n, unit}.load(0, state);
+  ForwardLane<T, 1, CloseFloat>{pass, n, unit}.load(0, state);
   // Of the lanes that finish the same, one writes; for the others the row is none of the layer's.
-  ForwardLane<T, 1, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
+  ForwardLane<T, 1, CloseFloat> finisher{pass, shares.copy == 0 ? n : pass.batch, unit};
   if (threadIdx.x == 0) *has_expired = 0;
   typename Shape::Inputs inputs{pass, of_warp + Shape::Weights::kSharedBytes, n, unit, shares};
   __syncthreads();

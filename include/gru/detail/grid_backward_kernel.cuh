@@ -22,25 +22,29 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
   int const steps = work.steps.steps;
 
   typename Shape::Inputs inputs{
-      work.steps,  block.shared + block.layout.inputs, place.index, place.first_row,
-      place.tiles, Shape::lane_tiles(work.tiles),      place.unit};
+      work.steps,     block.shared + block.layout.inputs, place.index, place.tiles,
+      place.tile_row, Shape::lane_tiles(work.tiles),      place.unit};
   inputs.fetch(Shape::Inputs::kStages - 1);
-  BackwardLane<T, 2, Shape::kLaneRows> finisher{work.steps, place.first_row, place.unit};
-  for (int k = 0; k < place.tiles; ++k) {
+  BackwardLane<T, 2> finisher{work.steps, inputs.rows().first(), place.unit};
+  for (int k = 0; k < place.tiles.count; ++k) {
     float direct[2];
-    finisher.load(k, direct);
+    finisher.load(inputs.rows().row(k), direct);
     ptx::store_shared_pair(place.carried + k * Shape::kCarried, direct[0], direct[1]);
   }
 
   BufferTurns<Shape::kSets> turns;
   turns.choose(place.set);
+  ActiveTiles<typename Shape::Work::Steps> active{work.steps, place.tiles};
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
+    int const tiles_now = active.count();
+    active.advance();
+    int const tiles_next = i + 1 < steps ? active.count() : 0;
     std::byte* next = block.operands(i + 1, 0) + place.words;
     std::byte* past = block.operands(i + kSlots - 1, 0) + place.words;
     inputs.wait();
 #pragma unroll 1
-    for (int k = 0; k < place.tiles; ++k) {
+    for (int k = 0; k < tiles_now; ++k) {
       BackwardInput<2> const input = inputs.read(i, k);
       BackwardFactors<2> const factors = finisher.prepare(input);
       float2 const kept = ptx::load_shared_pair(place.carried + k * Shape::kCarried);
@@ -54,8 +58,8 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
       float const dq[3][2] = {{result.dq[0].z, result.dq[1].z},
                               {result.dq[0].r, result.dq[1].r},
                               {result.dq[0].g, result.dq[1].g}};
-      bool const is_row = place.first_row + k * Shape::kLaneRows < work.steps.batch;
-      if (is_row && i + 1 < steps) {
+      bool const is_row = inputs.rows().has(k);
+      if (is_row && k < tiles_next) {
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate) {
           auto const words = operand_words<T, Shape::kMultiplication>(dq[gate]);
@@ -72,8 +76,9 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate) ptx::store_relaxed(past + gate * 512, nothing);
       }
-      finisher.write(result, k);
-      if (i + 1 == steps) finisher.leave(result, k, direct);
+      int const n = inputs.rows().row(k);
+      finisher.write(result, n);
+      if (k >= tiles_next) finisher.leave(result, n, direct);
       ptx::store_shared_pair(place.carried + k * Shape::kCarried, direct[0], direct[1]);
       next += Shape::kSets * Shape::kTile;
       past += Shape::kSets * Shape::kTile;
@@ -84,7 +89,7 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
     inputs.fetch(i + Shape::Inputs::kStages);
   }
   // The rows of a lane without tiles are another's.
-  if (place.tiles > 0) finisher.leave_bias_sums();
+  if (place.tiles.count > 0) finisher.leave_bias_sums(inputs.rows().row(0));
 }
 
 /// Does the steps of a chunk for work.groups * work.tiles tiles, in groups * ranks blocks that must

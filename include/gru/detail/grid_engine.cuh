@@ -165,6 +165,7 @@ class GridSteps {
 
   std::string const& obstacle() const { return obstacle_; }
   double step_us() const { return step_us_; }
+  bool drains_tiles() const { return plan_.tiles > 1; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     if (!obstacle_.empty()) return;
@@ -191,14 +192,14 @@ class GridSteps {
     work.packed_weights = scratch.packed_weights;
     work.exchange = scratch.exchange;
     work.ranks = plan_.ranks;
-    work.groups = plan_.groups;
+    work.steps.deal.groups = plan_.groups;
     work.tiles = plan_.tiles;
     auto const start_blocks = static_cast<unsigned>((exchange_words() + 255) / 256);
     CooperativeLaunch launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
                              plan_.shared_bytes, kernel_.team};
     if (started != nullptr) launch.record_start(started);
     for (std::int64_t i = 0; i < plan_.launches; ++i) {
-      work.first_tile = static_cast<int>(i * plan_.groups * plan_.tiles);
+      work.steps.deal.first = static_cast<int>(i * plan_.groups * plan_.tiles);
       kernel_.start<<<start_blocks, 256, 0, stream>>>(work);
       GRU_CUDA_TRY(cudaGetLastError());
       GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, kernel_.steps, work));

@@ -22,26 +22,29 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
   int const steps = work.steps.steps;
 
   typename Shape::Inputs inputs{
-      work.steps,  block.shared + block.layout.inputs, place.index, place.first_row,
-      place.tiles, Shape::lane_tiles(work.tiles),      place.unit};
+      work.steps,     block.shared + block.layout.inputs, place.index, place.tiles,
+      place.tile_row, Shape::lane_tiles(work.tiles),      place.unit};
   inputs.fetch(Shape::Inputs::kStages - 1);
-  ForwardLane<T, 2, Shape::kLaneRows, CellValue<T>> finisher{work.steps, place.first_row,
-                                                             place.unit};
-  for (int k = 0; k < place.tiles; ++k) {
+  ForwardLane<T, 2, CellValue<T>> finisher{work.steps, inputs.rows().first(), place.unit};
+  for (int k = 0; k < place.tiles.count; ++k) {
     float state[2];
-    finisher.load(k, state);
+    finisher.load(inputs.rows().row(k), state);
     ptx::store_shared_pair(place.carried + k * Shape::kCarried, state[0], state[1]);
   }
 
   BufferTurns<Shape::kSets> turns;
   turns.choose(place.set);
+  ActiveTiles<typename Shape::Work::Steps> active{work.steps, place.tiles};
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
+    int const tiles_now = active.count();
+    active.advance();
+    int const tiles_next = i + 1 < steps ? active.count() : 0;
     std::byte* next = block.operands(i + 1, 0) + place.words;
     std::byte* past = block.operands(i + kSlots - 1, 0) + place.words;
     inputs.wait();
 #pragma unroll 1
-    for (int k = 0; k < place.tiles; ++k) {
+    for (int k = 0; k < tiles_now; ++k) {
       StepInput<2> const input = inputs.read(i, k);
       float2 const kept = ptx::load_shared_pair(place.carried + k * Shape::kCarried);
       float state[2] = {kept.x, kept.y};
@@ -52,8 +55,8 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
       if (block.expired() != 0) finisher.poison();
       StepResult<2> const result = finisher.finish(sums, input, state);
       auto const words = operand_words<T, Shape::kMultiplication>(result.operand);
-      bool const is_row = place.first_row + k * Shape::kLaneRows < work.steps.batch;
-      if (is_row && i + 1 < steps) ptx::store_relaxed(next, publishable(words));
+      bool const is_row = inputs.rows().has(k);
+      if (is_row && k < tiles_next) ptx::store_relaxed(next, publishable(words));
       __syncwarp();
       if (place.lane == 0) block.release(turns.buffer);
 
@@ -61,8 +64,9 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
       std::remove_const_t<decltype(words)> nothing;
       memset(&nothing, 0xff, sizeof nothing);
       if (is_row) ptx::store_relaxed(past, nothing);
-      finisher.write(result, input, k, state);
-      if (i + 1 == steps) finisher.leave(result, k, state);
+      int const n = inputs.rows().row(k);
+      finisher.write(result, input, n, state);
+      if (k >= tiles_next) finisher.leave(result, n, state);
       ptx::store_shared_pair(place.carried + k * Shape::kCarried, state[0], state[1]);
       next += Shape::kSets * Shape::kTile;
       past += Shape::kSets * Shape::kTile;

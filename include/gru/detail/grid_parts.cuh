@@ -51,6 +51,12 @@
 /// kFenceSteps-th step: reset in step i; fence, in step i + 7 at the latest; a word published after
 /// that by the same lane, for step i + 9 at the latest; read by the lane that will poll; its fence,
 /// in step i + 16 at the latest; poll for step i - 1 + kSlots, after step i + 18.
+///   Not every tile is active in every step; see tile_deal.cuh. Each has words of its own, and the
+/// argument holds for each by itself: the steps in which it is active are contiguous, all blocks of
+/// the group agree on them, and every warp goes through all steps, with its fences. In a tile's
+/// last step nothing is published. A tile that begins late finds the operands of its first step in
+/// the slot of that step, where they were put before the kernel; its other slots hold kNothing
+/// until its lanes publish.
 ///
 /// Waits. All blocks must be resident at once. A poll that goes on for too long sets the status and
 /// ends, all later ones of the warp end at once, and the block publishes NaN from there on, so that
@@ -78,11 +84,9 @@ struct GridWork {
       std::conditional_t<kPass == Pass::kForward, RecurrentForward<T>, RecurrentBackward<T>>;
   Steps steps;
   T const* packed_weights = nullptr;
-  std::byte* exchange = nullptr;  // [kSlots, groups * tiles, tile]
+  std::byte* exchange = nullptr;  // [kSlots, groups, tiles, tile]
   int ranks = 0;                  // blocks of a group
-  int groups = 0;
-  int tiles = 0;       // of a group
-  int first_tile = 0;  // of the launch
+  int tiles = 0;                  // of a group
 };
 
 /// In which order the product warps hold R.
@@ -163,9 +167,8 @@ struct GridShape {
   static constexpr int kCarried = 32 * kSetWarps * kSets * 8;              // of a tile of each set
 
   static constexpr int kFinishingLanes = 32 * kSetWarps * kSets;
-  static constexpr int kLaneRows = kTileRows * kSets;  // from a lane's row to its next
-  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, kLaneRows>,
-                                    BackwardInputs<T, 2, kFinishingLanes, kLaneRows>>;
+  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, true>,
+                                    BackwardInputs<T, 2, kFinishingLanes, true>>;
 
   using Work = GridWork<T, kPass>;
   using Order = GridOrder<kPass>;
@@ -215,29 +218,35 @@ __device__ T first_operand(RecurrentBackward<T> const& steps, std::int64_t n, in
   return steps.dq[(3 * n + steps.columns.position(gate)) * steps.hidden + unit];
 }
 
-/// Fills the exchange: the first step's operands in the first slot, nothing in the others, and
-/// zeros for the units that no block computes.
+/// Fills the exchange: the operands of each tile's first step in the slot of that step, nothing in
+/// the others, and zeros for the units that no block computes.
 template <typename Shape>
 GRU_KERNEL void start_exchange_kernel(typename Shape::Work work) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using T = typename Shape::Value;
   constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
   constexpr int kTileWords = Shape::kTile / 4;
-  std::int64_t const tiles = std::int64_t{work.groups} * work.tiles;
+  TileDeal const& deal = work.steps.deal;
+  std::int64_t const tiles = std::int64_t{deal.groups} * work.tiles;
   std::int64_t const index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= kSlots * tiles * kTileWords) return;
   int const place = static_cast<int>(index % kTileWords);
-  std::int64_t const tile = index / kTileWords % tiles;
-  bool const is_first = index / kTileWords < tiles;
+  int const slot = static_cast<int>(index / kTileWords / tiles);
+  int const group_tile = static_cast<int>(index / kTileWords % tiles);
+  TileSpan const span = deal.of_group(group_tile / work.tiles, work.tiles);
+  int const tile = group_tile % work.tiles;
+  int const first_step = work.steps.ascends() ? 0 : turning_step(work.steps, span.number(tile));
   int const block = place / 128;
   int const gate = block % Shape::kUnitOperands;
   int const unit = (block / Shape::kUnitOperands * 16 + place % 16) * kPerWord;
-  std::int64_t const n = (work.first_tile + tile) * kTileRows + place / 16 % kTileRows;
+  int const row_place = span.place(tile, place / 16 % kTileRows);
   std::uint32_t word = 0;
-  if (is_first) {
+  if (slot == first_step % kSlots) {
+    bool const is_row = row_place < work.steps.batch;
+    std::int64_t const n = is_row ? deal.row(row_place) : 0;
     T values[kPerWord];
     for (int e = 0; e < kPerWord; ++e) {
-      bool const inside = n < work.steps.batch && unit + e < work.steps.hidden;
+      bool const inside = is_row && unit + e < work.steps.hidden;
       values[e] = operand_value<T, Shape::kMultiplication>(
           inside ? convert<float>(first_operand(work.steps, n, gate, unit + e)) : 0.0f);
     }
@@ -325,13 +334,11 @@ struct GridBlock {
     });
     work.steps.expire();
   }
-  /// The first row of a tile of the group.
-  __device__ int first_row(int tile) const {
-    return (work.first_tile + group * work.tiles + tile) * kTileRows;
-  }
+  /// The tiles of the group.
+  __device__ TileSpan tiles() const { return work.steps.deal.of_group(group, work.tiles); }
   /// The operands of a tile of the group for the chunk's i-th step.
   __device__ std::byte* operands(int i, int tile) const {
-    std::int64_t const row = std::int64_t{i % kSlots} * work.groups + group;
+    std::int64_t const row = std::int64_t{i % kSlots} * work.steps.deal.groups + group;
     return work.exchange + (row * work.tiles + tile) * Shape::kTile;
   }
 };
@@ -353,45 +360,39 @@ struct BufferTurns {
   }
 };
 
-/// Walks over the tiles of a group, step by step: a tile's number, its operands, and how many rows
-/// of the batch there are from its first on.
+/// Walks over the active tiles of a group, step by step: a tile's number in the group, its
+/// operands, and how many rows of the batch there are from its first on.
 template <typename Shape>
 class TileCursor {
  public:
   __device__ TileCursor(typename Shape::Work const& work, int group)
-      : tiles_{work.tiles},
-        rows_of_group_{work.steps.batch - (work.first_tile + group * work.tiles) * kTileRows},
-        slot_bytes_{work.groups * work.tiles * Shape::kTile},
-        at_{work.exchange + group * work.tiles * Shape::kTile},
-        rows_{rows_of_group_} {}
+      : work_{work},
+        tiles_{work.steps.deal.of_group(group, work.tiles)},
+        active_{work.steps, tiles_},
+        at_{static_cast<std::uint32_t>(group * work.tiles * Shape::kTile)} {}
 
   __device__ int tile() const { return tile_; }
-  __device__ int rows() const { return rows_; }
-  __device__ std::byte* operands() const { return at_; }
+  __device__ int rows() const { return work_.steps.batch - tiles_.place(tile_, 0); }
+  __device__ std::byte* operands() const { return work_.exchange + at_; }
 
   /// Goes on; true where the tile was the step's last.
   __device__ bool advance() {
     at_ += Shape::kTile;
-    rows_ -= kTileRows;
-    if (++tile_ < tiles_) return false;
+    if (++tile_ < active_.count()) return false;
+    std::uint32_t const slot_bytes = work_.steps.deal.groups * work_.tiles * Shape::kTile;
+    at_ += slot_bytes - tile_ * Shape::kTile;
+    if (at_ >= kSlots * slot_bytes) at_ -= kSlots * slot_bytes;
     tile_ = 0;
-    rows_ = rows_of_group_;
-    at_ += slot_bytes_ - tiles_ * Shape::kTile;
-    if (++slot_ == kSlots) {
-      slot_ = 0;
-      at_ -= kSlots * slot_bytes_;
-    }
+    active_.advance();
     return true;
   }
 
  private:
-  int tiles_;
-  int rows_of_group_;
-  int slot_bytes_;
-  std::byte* at_;
-  int rows_;
+  typename Shape::Work const& work_;
+  TileSpan tiles_;
+  ActiveTiles<typename Shape::Work::Steps> active_;
+  std::uint32_t at_;  // in the exchange
   int tile_ = 0;
-  int slot_ = 0;
 };
 
 /// Whether any word was not published yet: the greatest tells.
@@ -628,16 +629,14 @@ struct GridPlace {
   int lane = index % 32;
   int unit;  // and the next one
   int tile_row = lane % 4 * 2 + warp % 2;
-  int first_row;
-  int tiles;
+  TileSpan tiles;         // that it finishes
   std::uint32_t sums;     // where its sums begin in shared memory: of the first buffer and warp
   std::uint32_t carried;  // where it keeps what it carries of the first tile
   int words;              // where its words begin among the operands of the group's first tile
 
   __device__ explicit GridPlace(GridBlock<Shape> const& block)
       : unit{block.rank * Shape::kBlockUnits + warp / 2 * kGroupUnits + lane / 4 * 2},
-        first_row{block.first_row(set) + tile_row},
-        tiles{(block.work.tiles - set + Shape::kSets - 1) / Shape::kSets},
+        tiles{block.tiles().of_set(set, Shape::kSets)},
         sums{block.shared_at(block.layout.sums) + warp / 2 * Shape::kUnitSums * 512 +
              warp % 2 * 256 + lane * 8},
         carried{block.shared_at(block.layout.carried) + index * 8},

@@ -12,6 +12,7 @@
 #include <gru/detail/sequence.hpp>
 #include <gru/detail/step_flags.cuh>
 #include <gru/detail/stepwise_kernels.cuh>
+#include <gru/detail/tile_deal.cuh>
 #include <gru/tensors.hpp>
 
 /// What the persistent kernels have in common: the steps they are given, how the input product
@@ -35,7 +36,6 @@ struct RecurrentForward {
   std::int64_t first_time = 0;  // least time index of the chunk
   int steps = 0;                // of the chunk
   bool reverse = false;
-  bool is_last = false;                 // whether the chunk ends the pass
   float const* p = nullptr;             // [steps, N, 3H] x W
   std::uint8_t const* flags = nullptr;  // [steps, N, flags_pitch] see step_flags, or null
   std::int64_t flags_pitch = 0;
@@ -47,8 +47,10 @@ struct RecurrentForward {
   bool wide_h = false;        // whether pairs of h begin at the boundary of a pair
   T* reserve = nullptr;       // [T, N, 4H] out, or null
   bool wide_reserve = false;  // whether its pairs do
-  OrFloat<T> final_state;     // [N, H] out, or null
+  OrFloat<T> final_state;  // [N, H] out, or null: the last chunk that does a row's tile leaves it
   std::int64_t final_pitch = 0;
+
+  TileDeal deal;  // for kernels whose lanes finish tiles
 
   std::uint32_t* status = nullptr;  // set where a wait expired
   std::uint32_t most_polls = 0;     // of one wait
@@ -59,6 +61,7 @@ struct RecurrentForward {
   std::int64_t flags_step = 0;
   std::int64_t h_step = 0;
   std::int64_t reserve_step = 0;
+  int p_row = 0;  // bytes of a row of p
   int p_gate[3] = {};
   int reserve_gate[3] = {};
 
@@ -66,7 +69,8 @@ struct RecurrentForward {
     std::int64_t const N = batch;
     std::int64_t const H = hidden;
     std::int64_t const sign = reverse ? -1 : 1;
-    p_step = sign * N * 3 * H * static_cast<std::int64_t>(sizeof(float));
+    p_row = 3 * hidden * static_cast<int>(sizeof(float));
+    p_step = sign * N * p_row;
     flags_step = sign * N * flags_pitch;
     h_step = sign * h_rows.step * static_cast<std::int64_t>(sizeof(T));
     reserve_step = sign * N * 4 * H * static_cast<std::int64_t>(sizeof(T));
@@ -76,6 +80,9 @@ struct RecurrentForward {
       reserve_gate[gate] = static_cast<int>(positions[gate] * H * static_cast<int>(sizeof(T)));
     }
   }
+
+  /// Whether the steps ascend in time.
+  __device__ bool ascends() const { return !reverse; }
 
   /// Where the chunk begins among its rows.
   __device__ int first_row() const { return reverse ? steps - 1 : 0; }
@@ -127,34 +134,79 @@ struct StepInput {
   __device__ bool is_active() const { return (flags & step_flags::kIsActive) != 0; }
 };
 
+/// The rows that a lane finishes, one in each of its tiles, counted from the row `first()` on.
+/// Where they may be sorted, their numbers are kept in shared memory; the lanes of a warp that are
+/// 4 apart finish the same rows.
+template <typename Steps, int kLanes, bool kSorts>
+class LaneRows {
+ public:
+  static constexpr int kTileBytes = kLanes / 8 * 4;
+
+  /// `shared` has kTileBytes for each of the lane's tiles; `lane` counts the block's lanes that
+  /// finish rows.
+  __device__ LaneRows(Steps const& steps, TileSpan const& tiles, int tile_row, std::uint32_t shared,
+                      int lane)
+      : steps_{steps},
+        tiles_{tiles},
+        tile_row_{tile_row},
+        sorted_{shared + (lane / 32 * 4 + lane % 4) * 4} {
+    if (!is_sorted()) return;
+    for (int k = 0; k < tiles.count; ++k) {
+      std::uint32_t const row = has(k) ? steps.deal.order[place(k)] : steps.batch;
+      ptx::store_shared(sorted_ + k * kTileBytes, row);
+    }
+  }
+
+  /// Whether there is a row in the lane's k-th tile.
+  __device__ bool has(int k) const { return place(k) < steps_.batch; }
+
+  __device__ int first() const { return kSorts ? 0 : place(0); }
+
+  /// The row in the k-th tile; beyond the batch where there is none.
+  __device__ int row(int k) const {
+    if (is_sorted()) return __float_as_int(ptx::load_shared(sorted_ + k * kTileBytes));
+    return place(k) - first();
+  }
+
+ private:
+  __device__ bool is_sorted() const { return kSorts && steps_.deal.order != nullptr; }
+  __device__ int place(int k) const { return tiles_.place(k, tile_row_); }
+
+  Steps const& steps_;
+  TileSpan tiles_;
+  int tile_row_;
+  std::uint32_t sorted_;
+};
+
 /// The inputs of the steps to come, on their way through shared memory. Each lane fetches what it
 /// will read itself, so that no barrier is needed.
 ///
-/// A lane finishes kUnits units, from `unit` on, of the rows first_row + kRowStride * tile, for the
-/// tiles that it has.
-template <typename T, int kUnits, int kLanes, int kRowStride>
+/// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
+/// rows may be sorted.
+template <typename T, int kUnits, int kLanes, bool kSorts>
 class InputRing {
  public:
+  using OwnRows = LaneRows<RecurrentForward<T>, kLanes, kSorts>;
   static constexpr int kStages = 4;  // steps under way or in use
   static constexpr int kGateBytes = kLanes * kUnits * 4;
   static constexpr int kTileBytes = 3 * kGateBytes + kLanes * 4;
 
   GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
-    return kStages * tiles * kTileBytes;
+    return tiles * (kStages * kTileBytes + OwnRows::kTileBytes);
   }
 
   /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
-  /// the block's lanes that finish rows; `most_tiles` is `tiles` of the lane that has most.
-  __device__ InputRing(RecurrentForward<T> const& pass, std::byte* shared, int lane, int first_row,
-                       int tiles, int most_tiles, int unit)
+  /// the block's lanes that finish rows; `most_tiles` is the count of the lane that has most.
+  __device__ InputRing(RecurrentForward<T> const& pass, std::byte* shared, int lane,
+                       TileSpan const& tiles, int tile_row, int most_tiles, int unit)
       : pass_{pass},
         shared_{ptx::shared_address(shared)},
         lane_{lane},
-        first_row_{first_row},
-        tiles_{unit < pass.hidden ? tiles : 0},
         stage_bytes_{most_tiles * kTileBytes},
-        flag_shift_{step_flags::shift(unit)} {
-    std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + first_row;
+        flag_shift_{step_flags::shift(unit)},
+        rows_{pass, tiles, tile_row, shared_ + kStages * stage_bytes_, lane},
+        active_{pass, {tiles.first, tiles.apart, unit < pass.hidden ? tiles.count : 0}} {
+    std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + rows_.first();
     next_p_ = reinterpret_cast<std::byte const*>(pass.p + row * 3 * pass.hidden + unit);
     next_flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
     pair_ = kUnits == 1 ? 1 : pass.hidden % 2 == 0 ? 2 : unit + 1 < pass.hidden ? 3 : 1;
@@ -162,15 +214,17 @@ class InputRing {
     for (int i = 0; i < kStages - 1; ++i) fetch(i);
   }
 
-  /// Begins the fetch of the chunk's i-th step, the next one; every lane calls it in each step.
+  __device__ OwnRows const& rows() const { return rows_; }
+
+  /// Begins the fetch of the chunk's i-th step, the next one, for the tiles that are active then;
+  /// every lane calls it in each step.
   __device__ void fetch(int i) {
     if (i < pass_.steps) {
       std::uint32_t const to = shared_ + i % kStages * stage_bytes_;
-      std::byte const* p = next_p_;
-      std::uint8_t const* flags = next_flags_;
-      int n = first_row_;
 #pragma unroll 1
-      for (int tile = 0; tile < tiles_ && n < pass_.batch; ++tile) {
+      for (int tile = 0; tile < active_.count() && rows_.has(tile); ++tile) {
+        std::int64_t const n = rows_.row(tile);
+        std::byte const* const p = next_p_ + n * pass_.p_row;
         std::uint32_t const at = to + tile * kTileBytes + lane_ * (4 * kUnits);
         if (pair_ == 2) {
           fetch_gates<8>(at, p);
@@ -179,12 +233,11 @@ class InputRing {
           if (pair_ == 3) fetch_gates<4>(at + 4, p + 4);
         }
         if (pass_.flags != nullptr) {
-          ptx::copy_async<4>(to + tile * kTileBytes + 3 * kGateBytes + lane_ * 4, flags);
-          flags += kRowStride * pass_.flags_pitch;
+          ptx::copy_async<4>(to + tile * kTileBytes + 3 * kGateBytes + lane_ * 4,
+                             next_flags_ + n * pass_.flags_pitch);
         }
-        p += kRowStride * 3 * sizeof(float) * pass_.hidden;
-        n += kRowStride;
       }
+      active_.advance();
       next_p_ += pass_.p_step;
       next_flags_ += pass_.flags_step;
     }
@@ -214,8 +267,8 @@ class InputRing {
     // Without a branch: a step must not wait here for the flags to arrive.
     std::uint32_t const word = __float_as_uint(ptx::load_shared(from + 3 * kGateBytes + lane_ * 4));
     std::uint32_t const own = step_flags::of_lane<kUnits>(word, flag_shift_);
-    bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
-    input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
+    input.flags =
+        (pass_.flags != nullptr ? own : step_flags::kPlain) & (rows_.has(tile) ? 255u : 0u);
     return input;
   }
 
@@ -231,11 +284,12 @@ class InputRing {
   RecurrentForward<T> const& pass_;
   std::uint32_t shared_;
   int lane_;
-  int first_row_;
-  int tiles_;  // that need inputs
   int stage_bytes_;
   int flag_shift_;
-  int pair_;  // how a pair is fetched: 1 the first alone, 2 as one, 3 one by one
+  OwnRows rows_;
+  ActiveTiles<RecurrentForward<T>, kSorts>
+      active_;  // that need inputs, in the step to be fetched next
+  int pair_;    // how a pair is fetched: 1 the first alone, 2 as one, 3 one by one
   std::byte const* next_p_;
   std::uint8_t const* next_flags_;
 };
@@ -256,9 +310,10 @@ struct StepResult {
   float q_g[kUnits];
 };
 
-/// A lane that finishes kUnits neighbouring units, from `unit` on, of the rows first_row +
-/// kRowStride * tile. V is the value type of the cell's formulas.
-template <typename T, int kUnits, int kRowStride, typename V>
+/// A lane that finishes kUnits neighbouring units, from `unit` on, of some rows. These are counted
+/// from `first_row` on; beyond the batch there is nothing to read or write. V is the value type of
+/// the cell's formulas.
+template <typename T, int kUnits, typename V>
 class ForwardLane {
  public:
   __device__ ForwardLane(RecurrentForward<T> const& pass, int first_row, int unit)
@@ -281,9 +336,9 @@ class ForwardLane {
 
   __device__ bool has(int e) const { return unit_ + e < pass_.hidden; }
 
-  /// The carried state of a tile's row before the chunk.
-  __device__ void load(int tile, float (&state)[kUnits]) const {
-    int const n = first_row_ + tile * kRowStride;
+  /// The carried state of a row before the chunk.
+  __device__ void load(int row, float (&state)[kUnits]) const {
+    int const n = first_row_ + row;
     for (int e = 0; e < kUnits; ++e) {
       bool const inside = n < pass_.batch && has(e);
       state[e] = inside ? pass_.state[std::int64_t{n} * pass_.hidden + unit_ + e] : 0.0f;
@@ -341,22 +396,22 @@ class ForwardLane {
 
   /// Reset before: writes what the reserve keeps of `reset`.
   __device__ void write_reset(ResetResult<kUnits> const& result, StepInput<kUnits> const& input,
-                              int tile) const {
-    if (pass_.reserve != nullptr && is_inside(tile) && input.is_active()) {
-      write_reserve(tile, 1, result.a_r);
-      write_reserve(tile, 3, result.operand);
+                              int row) const {
+    if (pass_.reserve != nullptr && is_inside(row) && input.is_active()) {
+      write_reserve(row, 1, result.a_r);
+      write_reserve(row, 3, result.operand);
     }
   }
 
   /// Writes what the caller sees of the step; then clears the state where the next step begins an
   /// episode.
   template <Variant variant = Variant::kResetAfter>
-  __device__ void write(StepResult<kUnits> const& result, StepInput<kUnits> const& input, int tile,
+  __device__ void write(StepResult<kUnits> const& result, StepInput<kUnits> const& input, int row,
                         float (&state)[kUnits]) const {
-    if (is_inside(tile)) {
+    if (is_inside(row)) {
       if (pass_.h != nullptr) {
-        std::int64_t const rows = std::int64_t{tile} * kRowStride;
-        store_units(h_ + rows * pass_.h_rows.sample, result.h, pass_.wide_h, has(kUnits - 1));
+        store_units(h_ + std::int64_t{row} * pass_.h_rows.sample, result.h, pass_.wide_h,
+                    has(kUnits - 1));
       }
       if (pass_.reserve != nullptr && input.is_active()) {
         float gates[3][kUnits];
@@ -366,32 +421,32 @@ class ForwardLane {
           gates[2][e] = result.a[e].g;
         }
         constexpr bool kAfter = variant == Variant::kResetAfter;
-        write_reserve(tile, 0, gates[0]);
-        if (kAfter) write_reserve(tile, 1, gates[1]);
-        write_reserve(tile, 2, gates[2]);
-        if (kAfter) write_reserve(tile, 3, result.q_g);
+        write_reserve(row, 0, gates[0]);
+        if (kAfter) write_reserve(row, 1, gates[1]);
+        write_reserve(row, 2, gates[2]);
+        if (kAfter) write_reserve(row, 3, result.q_g);
       }
     }
     bool const clears = (input.flags & step_flags::kClearsState) != 0;
     for (int e = 0; e < kUnits; ++e) state[e] = clears ? 0.0f : state[e];
   }
 
-  /// Goes on to the next step, after the last tile of one.
+  /// Goes on to the next step, after the last row of one.
   __device__ void advance() {
     h_ = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(h_) + pass_.h_step);
     reserve_ = reinterpret_cast<T*>(reinterpret_cast<std::byte*>(reserve_) + pass_.reserve_step);
   }
 
-  /// Leaves a tile's row for the next chunk or, after the last step of the pass, for the caller.
-  __device__ void leave(StepResult<kUnits> const& result, int tile,
+  /// Leaves a row, after its last step of the chunk, for the next chunk and for the caller.
+  __device__ void leave(StepResult<kUnits> const& result, int row,
                         float const (&state)[kUnits]) const {
-    int const n = first_row_ + tile * kRowStride;
+    int const n = first_row_ + row;
     if (n >= pass_.batch) return;
     for (int e = 0; e < kUnits && has(e); ++e) {
       std::int64_t const at = std::int64_t{n} * pass_.hidden + unit_ + e;
       pass_.state[at] = state[e];
       pass_.operand[at] = convert<T>(result.operand[e]);
-      if (pass_.is_last && pass_.final_state) {
+      if (pass_.final_state) {
         pass_.final_state.store(n * pass_.final_pitch + unit_ + e, state[e]);
       }
     }
@@ -403,18 +458,17 @@ class ForwardLane {
   }
 
  private:
-  /// Whether the lane has any unit of the tile's row.
-  __device__ bool is_inside(int tile) const {
-    return has(0) && first_row_ + tile * kRowStride < pass_.batch;
+  /// Whether the lane has any unit of the row.
+  __device__ bool is_inside(int row) const {
+    return has(0) && first_row_ + row < pass_.batch;
   }
 
   /// Writes one of a reserve row's four blocks: the gates z, r, g, and the fourth.
-  __device__ void write_reserve(int tile, int block, float const (&values)[kUnits]) const {
-    std::int64_t const rows = std::int64_t{tile} * kRowStride;
-    auto* const row = reinterpret_cast<std::byte*>(reserve_ + rows * 4 * pass_.hidden);
+  __device__ void write_reserve(int row, int block, float const (&values)[kUnits]) const {
+    auto* const to = reinterpret_cast<std::byte*>(reserve_ + std::int64_t{row} * 4 * pass_.hidden);
     int const at = block < 3 ? pass_.reserve_gate[block < 3 ? block : 0]
                              : 3 * pass_.hidden * static_cast<int>(sizeof(T));
-    store_units(reinterpret_cast<T*>(row + at), values, pass_.wide_reserve, has(kUnits - 1));
+    store_units(reinterpret_cast<T*>(to + at), values, pass_.wide_reserve, has(kUnits - 1));
   }
 
   RecurrentForward<T> const& pass_;

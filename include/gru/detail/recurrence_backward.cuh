@@ -33,6 +33,7 @@ struct RecurrentBackward {
   bool has_zoneout = false;
   float new_weight = 1;  // zoneout's weight of the new state where the flags take it
 
+  std::int64_t first_time = 0;          // least time index of the chunk
   int steps = 0;                        // of the chunk
   bool reverse = false;                 // whether the layer is: then these steps ascend in time
   T const* kept = nullptr;              // [steps, N, 4H] the reserve's rows
@@ -50,6 +51,8 @@ struct RecurrentBackward {
   T* dq = nullptr;             // [N, 3H] of the step done last, in and out
   float* bias_sums = nullptr;  // [N, 4H] in and out: a row of a lane gets the sums of all of its
                                // rows and steps; or null
+
+  TileDeal deal;  // for kernels whose lanes finish tiles
 
   std::uint32_t* status = nullptr;  // set where a wait expired
   std::uint32_t most_polls = 0;     // of one wait
@@ -75,6 +78,9 @@ struct RecurrentBackward {
     for (int b = 0; b < 4; ++b) block[b] = static_cast<int>(positions[b] * H * kBytes);
   }
 
+  /// Whether the steps ascend in time.
+  __device__ bool ascends() const { return reverse; }
+
   /// Where the chunk's first step done is among its rows.
   __device__ int first_step() const { return reverse ? 0 : steps - 1; }
 
@@ -99,11 +105,12 @@ struct BackwardInput {
 /// The inputs of the steps to come, on their way through shared memory. Each lane fetches what it
 /// will read itself, so that no barrier is needed.
 ///
-/// A lane finishes kUnits units, from `unit` on, of the rows first_row + kRowStride * tile, for the
-/// tiles that it has.
-template <typename T, int kUnits, int kLanes, int kRowStride>
+/// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
+/// rows may be sorted.
+template <typename T, int kUnits, int kLanes, bool kSorts>
 class BackwardInputs {
  public:
+  using OwnRows = LaneRows<RecurrentBackward<T>, kLanes, kSorts>;
   static constexpr int kStages = 4;  // steps under way or in use
   static constexpr int kValues = 6;  // kept, entering, dh
   static constexpr int kLaneBytes = kUnits * static_cast<int>(sizeof(T));
@@ -111,52 +118,46 @@ class BackwardInputs {
   static constexpr int kTileBytes = kValues * kValueBytes + kLanes * 4;
 
   GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
-    return kStages * tiles * kTileBytes;
+    return tiles * (kStages * kTileBytes + OwnRows::kTileBytes);
   }
 
   /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
-  /// the block's lanes that finish rows; `most_tiles` is `tiles` of the lane that has most.
+  /// the block's lanes that finish rows; `most_tiles` is the count of the lane that has most.
   __device__ BackwardInputs(RecurrentBackward<T> const& pass, std::byte* shared, int lane,
-                            int first_row, int tiles, int most_tiles, int unit)
+                            TileSpan const& tiles, int tile_row, int most_tiles, int unit)
       : pass_{pass},
         shared_{shared},
         lane_{lane},
-        first_row_{first_row},
-        tiles_{unit < pass.hidden ? tiles : 0},
         stage_bytes_{most_tiles * kTileBytes},
         flag_shift_{step_flags::shift(unit)},
-        count_{unit + kUnits <= pass.hidden ? kUnits : 1} {
+        count_{unit + kUnits <= pass.hidden ? kUnits : 1},
+        rows_{pass, tiles, tile_row, ptx::shared_address(shared + kStages * stage_bytes_), lane},
+        active_{pass, {tiles.first, tiles.apart, unit < pass.hidden ? tiles.count : 0}} {
     std::int64_t const H = pass.hidden;
-    std::int64_t const row = pass.first_step() * std::int64_t{pass.batch} + first_row;
+    std::int64_t const row = pass.first_step() * std::int64_t{pass.batch} + rows_.first();
     kept_ = bytes(pass.kept + row * 4 * H + unit);
     entering_ = bytes(pass.entering + row * H + unit);
-    dh_ = bytes(pass.dh + pass.dh_rows.at(pass.first_step(), first_row) + unit);
+    dh_ = bytes(pass.dh + pass.dh_rows.at(pass.first_step(), rows_.first()) + unit);
     flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
     for (int i = 0; i < kStages - 1; ++i) fetch(i);
   }
 
-  /// Begins the fetch of the chunk's i-th step done, the next one; every lane calls it in each
-  /// step.
+  __device__ OwnRows const& rows() const { return rows_; }
+
+  /// Begins the fetch of the chunk's i-th step done, the next one, for the tiles that are active
+  /// then; every lane calls it in each step.
   __device__ void fetch(int i) {
-    if (i < pass_.steps && tiles_ > 0 && first_row_ < pass_.batch) {
-      std::byte* to = shared_ + i % kStages * stage_bytes_;
-      std::byte const* kept = kept_;
-      std::byte const* entering = entering_;
-      std::byte const* dh = dh_;
-      std::uint8_t const* flags = flags_;
-      int n = first_row_;
+    if (i < pass_.steps) {
+      std::byte* const to = shared_ + i % kStages * stage_bytes_;
 #pragma unroll 1
-      for (int tile = 0;;) {
-        fetch_tile(to, kept, entering, dh, flags);
-        n += kRowStride;
-        if (++tile >= tiles_ || n >= pass_.batch) break;
-        constexpr std::int64_t kRows = kRowStride * static_cast<std::int64_t>(sizeof(T));
-        to += kTileBytes;
-        kept += kRows * 4 * pass_.hidden;
-        entering += kRows * pass_.hidden;
-        dh += kRows * pass_.dh_rows.sample;
-        flags += kRowStride * pass_.flags_pitch;
+      for (int tile = 0; tile < active_.count() && rows_.has(tile); ++tile) {
+        std::int64_t const n = rows_.row(tile);
+        constexpr std::int64_t kBytes = sizeof(T);
+        fetch_tile(to + tile * kTileBytes, kept_ + n * 4 * pass_.hidden * kBytes,
+                   entering_ + n * pass_.hidden * kBytes, dh_ + n * pass_.dh_rows.sample * kBytes,
+                   flags_ + n * pass_.flags_pitch);
       }
+      active_.advance();
       kept_ += pass_.kept_step;
       entering_ += pass_.entering_step;
       dh_ += pass_.dh_step;
@@ -189,8 +190,8 @@ class BackwardInputs {
     auto const word =
         *reinterpret_cast<std::uint32_t const*>(from + kValues * kValueBytes + lane_ * 4);
     std::uint32_t const own = step_flags::of_lane<kUnits>(word, flag_shift_);
-    bool const is_row = first_row_ + tile * kRowStride < pass_.batch;
-    input.flags = (pass_.flags != nullptr ? own : step_flags::kPlain) & (is_row ? 255u : 0u);
+    input.flags =
+        (pass_.flags != nullptr ? own : step_flags::kPlain) & (rows_.has(tile) ? 255u : 0u);
     return input;
   }
 
@@ -262,11 +263,12 @@ class BackwardInputs {
   RecurrentBackward<T> const& pass_;
   std::byte* shared_;
   int lane_;
-  int first_row_;
-  int tiles_;  // that need inputs
   int stage_bytes_;
   int flag_shift_;
   int count_;  // units of the lane that the layer has, if any
+  OwnRows rows_;
+  ActiveTiles<RecurrentBackward<T>, kSorts>
+      active_;  // that need inputs, in the step to be fetched next
   std::byte const* kept_;
   std::byte const* entering_;
   std::byte const* dh_;
@@ -293,10 +295,10 @@ struct BackwardResult {
   cell::Gates<float> dq[kUnits];  // what multiplies the transpose of R: 0 where an episode began
 };
 
-/// A lane that finishes kUnits neighbouring units, from `unit` on, of the rows first_row +
-/// kRowStride * tile. V is the value type of the cell's formulas; in 11 bits the gradient of a gate
-/// near saturation would be lost.
-template <typename T, int kUnits, int kRowStride, typename V = Approximate<22>>
+/// A lane that finishes kUnits neighbouring units, from `unit` on, of some rows. These are counted
+/// from `first_row` on; beyond the batch there is nothing to read or write. V is the value type of
+/// the cell's formulas; in 11 bits the gradient of a gate near saturation would be lost.
+template <typename T, int kUnits, typename V = Approximate<22>>
 class BackwardLane {
  public:
   __device__ BackwardLane(RecurrentBackward<T> const& pass, int first_row, int unit)
@@ -307,28 +309,26 @@ class BackwardLane {
 
   __device__ bool has(int e) const { return unit_ + e < pass_.hidden; }
 
-  /// Whether the lane has any unit of the tile's row.
-  __device__ bool is_inside(int tile) const {
-    return has(0) && first_row_ + tile * kRowStride < pass_.batch;
-  }
+  /// Whether the lane has any unit of the row.
+  __device__ bool is_inside(int row) const { return has(0) && first_row_ + row < pass_.batch; }
 
-  /// The carried gradient of a tile's row before the chunk.
-  __device__ void load(int tile, float (&direct)[kUnits]) const {
-    std::int64_t const n = first_row_ + tile * kRowStride;
+  /// The carried gradient of a row before the chunk.
+  __device__ void load(int row, float (&direct)[kUnits]) const {
+    std::int64_t const n = first_row_ + row;
     for (int e = 0; e < kUnits; ++e) {
       bool const inside = n < pass_.batch && has(e);
       direct[e] = inside ? pass_.direct[n * pass_.hidden + unit_ + e] : 0.0f;
     }
   }
 
-  /// dq of a tile's row before the chunk, of unit e.
-  __device__ cell::Gates<float> load_dq(int tile, int e) const {
-    std::int64_t const n = first_row_ + tile * kRowStride;
+  /// dq of a row before the chunk, of unit e.
+  __device__ cell::Gates<float> load_dq(int row, int e) const {
+    std::int64_t const n = first_row_ + row;
     if (n >= pass_.batch || !has(e)) return {0, 0, 0};
     std::int64_t const H = pass_.hidden;
-    T const* const row = pass_.dq + n * 3 * H + unit_ + e;
-    return {convert<float>(row[pass_.columns.z * H]), convert<float>(row[pass_.columns.r * H]),
-            convert<float>(row[GateColumns::g * H])};
+    T const* const dq = pass_.dq + n * 3 * H + unit_ + e;
+    return {convert<float>(dq[pass_.columns.z * H]), convert<float>(dq[pass_.columns.r * H]),
+            convert<float>(dq[GateColumns::g * H])};
   }
 
   /// The factors of a step: the gradients for a state's gradient of 1.
@@ -411,42 +411,42 @@ class BackwardLane {
   }
 
   /// Writes the gradients of the step, and adds them to the sums for the biases.
-  __device__ void write(BackwardResult<kUnits> const& result, int tile) {
-    write_blocks<0, 1, 2, 3>(result, tile);
+  __device__ void write(BackwardResult<kUnits> const& result, int row) {
+    write_blocks<0, 1, 2, 3>(result, row);
   }
   /// Reset before, the same in two: all but the reset gate, and the reset gate.
-  __device__ void write_others(BackwardResult<kUnits> const& result, int tile) {
-    write_blocks<0, 2, 3>(result, tile);
+  __device__ void write_others(BackwardResult<kUnits> const& result, int row) {
+    write_blocks<0, 2, 3>(result, row);
   }
-  __device__ void write_reset(BackwardResult<kUnits> const& result, int tile) {
-    write_blocks<1>(result, tile);
+  __device__ void write_reset(BackwardResult<kUnits> const& result, int row) {
+    write_blocks<1>(result, row);
   }
 
-  /// Goes on to the next step, after the last tile of one.
+  /// Goes on to the next step, after the last row of one.
   __device__ void advance() {
     gradients_ += pass_.kept_step;
   }
 
-  /// Leaves a tile's row for the next chunk.
-  __device__ void leave(BackwardResult<kUnits> const& result, int tile,
+  /// Leaves a row, after its last step of the chunk, for the next chunk.
+  __device__ void leave(BackwardResult<kUnits> const& result, int row,
                         float const (&direct)[kUnits]) const {
-    if (!is_inside(tile)) return;
-    std::int64_t const n = first_row_ + tile * kRowStride;
+    if (!is_inside(row)) return;
+    std::int64_t const n = first_row_ + row;
     std::int64_t const H = pass_.hidden;
     for (int e = 0; e < kUnits && has(e); ++e) {
       pass_.direct[n * H + unit_ + e] = direct[e];
-      T* const row = pass_.dq + n * 3 * H + unit_ + e;
-      row[pass_.columns.z * H] = convert<T>(result.dq[e].z);
-      row[pass_.columns.r * H] = convert<T>(result.dq[e].r);
-      row[GateColumns::g * H] = convert<T>(result.dq[e].g);
+      T* const dq = pass_.dq + n * 3 * H + unit_ + e;
+      dq[pass_.columns.z * H] = convert<T>(result.dq[e].z);
+      dq[pass_.columns.r * H] = convert<T>(result.dq[e].r);
+      dq[GateColumns::g * H] = convert<T>(result.dq[e].g);
     }
   }
 
   /// Reset before: the same for the reset gate and what it carries, after `leave`.
-  __device__ void leave_reset(BackwardResult<kUnits> const& result, int tile,
+  __device__ void leave_reset(BackwardResult<kUnits> const& result, int row,
                               float const (&direct)[kUnits]) const {
-    if (!is_inside(tile)) return;
-    std::int64_t const n = first_row_ + tile * kRowStride;
+    if (!is_inside(row)) return;
+    std::int64_t const n = first_row_ + row;
     std::int64_t const H = pass_.hidden;
     for (int e = 0; e < kUnits && has(e); ++e) {
       pass_.direct[n * H + unit_ + e] = direct[e];
@@ -454,14 +454,15 @@ class BackwardLane {
     }
   }
 
-  /// Adds the sums for the biases to those of the lane's first row, after the last step.
-  __device__ void leave_bias_sums() const {
-    if (pass_.bias_sums == nullptr || !is_inside(0)) return;
+  /// Adds the sums for the biases to those of a row that the lane finishes, after the last step.
+  __device__ void leave_bias_sums(int row) const {
+    if (pass_.bias_sums == nullptr || !is_inside(row)) return;
     std::int64_t const H = pass_.hidden;
-    float* const row = pass_.bias_sums + std::int64_t{first_row_} * 4 * H + unit_;
+    float* const sums = pass_.bias_sums + std::int64_t{first_row_ + row} * 4 * H + unit_;
     std::int64_t const blocks[4] = {pass_.columns.z, pass_.columns.r, GateColumns::g, 3};
     for (int block = 0; block < 4; ++block) {
-      for (int e = 0; e < kUnits && has(e); ++e) row[blocks[block] * H + e] += bias_sums_[block][e];
+      for (int e = 0; e < kUnits && has(e); ++e)
+        sums[blocks[block] * H + e] += bias_sums_[block][e];
     }
   }
 
@@ -473,8 +474,8 @@ class BackwardLane {
  private:
   /// Some of a gradient row's four blocks, for the lane's units.
   template <int... kBlocks>
-  __device__ void write_blocks(BackwardResult<kUnits> const& result, int tile) {
-    if (!is_inside(tile)) return;
+  __device__ void write_blocks(BackwardResult<kUnits> const& result, int row) {
+    if (!is_inside(row)) return;
     float blocks[4][kUnits];
 #pragma unroll
     for (int e = 0; e < kUnits; ++e) {
@@ -483,13 +484,13 @@ class BackwardLane {
       blocks[2][e] = result.a[e].g;
       blocks[3][e] = result.q_g[e];
     }
-    std::byte* const row = gradients_ + std::int64_t{tile * kRowStride * 4} * pass_.hidden *
-                                            static_cast<std::int64_t>(sizeof(T));
+    std::byte* const to =
+        gradients_ + std::int64_t{row * 4} * pass_.hidden * static_cast<std::int64_t>(sizeof(T));
     auto const add = [&](int block) {
       for (int e = 0; e < kUnits; ++e) bias_sums_[block][e] += blocks[block][e];
     };
     auto const store = [&](int block, bool wide) {
-      store_units(reinterpret_cast<T*>(row + pass_.block[block]), blocks[block], wide,
+      store_units(reinterpret_cast<T*>(to + pass_.block[block]), blocks[block], wide,
                   has(kUnits - 1));
     };
     if (pass_.wide_gradients) {

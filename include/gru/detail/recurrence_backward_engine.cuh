@@ -27,6 +27,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 ///     static constexpr int kLeastComputeCapability;            90 for 9.0
 ///     std::string const& obstacle() const;                     why it cannot run, or empty
 ///     double step_us() const;                                  predicted, of the steps alone
+///     bool drains_tiles() const;                               whether sorted rows spare it tiles
 ///     int blocks() const;                                      of a launch, one a multiprocessor
 ///     void lay_out(Carver&, Scratch&) const;                   carves what it needs
 ///     struct Scratch;                                          pointers to it
@@ -45,6 +46,7 @@ class PersistentBackwardSteps {
   struct Scratch {
     T* dq = nullptr;                // [N, 3H]
     std::uint8_t* flags = nullptr;  // [chunk, N, pitch] see step_flags
+    RowOrder row_order;
     typename Recurrence::Scratch recurrence;
   };
 
@@ -75,6 +77,7 @@ class PersistentBackwardSteps {
     std::int64_t const H = problem_.hidden_size;
     scratch.dq = carver.take<T>(3 * N * H);
     scratch.flags = carver.take<std::uint8_t>(chunk_steps * N * step_flags::pitch(H));
+    if (sorts_rows()) scratch.row_order.lay_out(carver, N);
     recurrence_.lay_out(carver, scratch.recurrence);
   }
 
@@ -83,6 +86,7 @@ class PersistentBackwardSteps {
     std::size_t const bytes =
         static_cast<std::size_t>(3 * problem_.batch * problem_.hidden_size) * sizeof(T);
     GRU_CUDA_TRY(cudaMemsetAsync(scratch.dq, 0, bytes, stream));
+    if (sorts_rows()) launch_sort_rows(stream, run.layer, scratch.row_order);
     recurrence_.prepare(stream, run.layer, run.weights.recurrent_kernel, scratch.recurrence);
   }
 
@@ -96,6 +100,13 @@ class PersistentBackwardSteps {
       pass.flags = scratch.flags;
       pass.flags_pitch = step_flags::pitch(p.hidden_size);
     }
+    if (sorts_rows()) {
+      pass.deal.order = scratch.row_order.order;
+      pass.deal.length = scratch.row_order.length;
+      std::int64_t const width = 4 * p.hidden_size;
+      launch_clear_past_lengths(run.execution.stream, run.layer, pass.first_time, pass.steps,
+                                pass.gradients, dense_rows(p.batch, width), width);
+    }
     pass.derive();
     recurrence_.run(run.execution.stream, pass, scratch.recurrence, started);
   }
@@ -108,6 +119,8 @@ class PersistentBackwardSteps {
   }
 
  private:
+  bool sorts_rows() const { return problem_.lengths && recurrence_.drains_tiles(); }
+
   RecurrentBackward<T> make_pass(BackwardRun<T> const& run, BackwardSteps<T> const& steps,
                                  Scratch const& scratch) const {
     Problem const& p = problem_;
@@ -122,6 +135,7 @@ class PersistentBackwardSteps {
     pass.through_scale = static_cast<float>(recurrent_scale(p) * dropout);
     pass.has_zoneout = masks.has_zoneout();
     if (masks.zoneout_expected) pass.new_weight = static_cast<float>(masks.zoneout.keep);
+    pass.first_time = steps.chunk.first_time;
     pass.steps = static_cast<int>(steps.chunk.steps);
     pass.reverse = layer.schedule.reverse;
     pass.kept = steps.kept;

@@ -57,6 +57,7 @@ OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
 ///     static constexpr int kLeastComputeCapability;        90 for 9.0
 ///     std::string const& obstacle() const;                 why it cannot run, or empty
 ///     double step_us() const;                              predicted, without the input product
+///     bool drains_tiles() const;                           whether sorted rows spare it tiles
 ///     void lay_out(Carver&, Scratch&) const;               carves what it needs of the workspace
 ///     struct Scratch;                                      pointers to it
 ///     void prepare(cudaStream_t, LayerView<T> const&, T const* recurrent_kernel,
@@ -118,14 +119,23 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     Carver carver{workspace.data};
     Buffers const buffers = lay_out(carver, chunk_steps_, product_workspace_);
     auto const layer = make_layer_view(p, weights, schedule, masks);
-    Start<T> const start =
+    Start<T> start =
         make_start(p, tensors, schedule, buffers.state, buffers.operand, buffers.status);
+    // A single step has none.
+    bool const sorts = sorts_rows() && schedule.lengths != nullptr;
+    // The final state of rows that do no step.
+    if (sorts) start.final_state = tensors.final_state;
     launch_elementwise(start_kernel<T>, execution.stream, p.batch, p.hidden_size, layer, start);
     if (p.steps == 0) return;
 
     recurrence_.prepare(execution.stream, layer, weights.recurrent_kernel, buffers.scratch);
     RecurrentForward<T> pass = make_pass(layer, tensors, buffers);
     pass.most_polls = execution.most_polls;
+    if (sorts) {
+      launch_sort_rows(execution.stream, layer, buffers.row_order);
+      pass.deal.order = buffers.row_order.order;
+      pass.deal.length = buffers.row_order.length;
+    }
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
     auto const kernel = kernel_matrix<T>(p, weights.kernel);
@@ -154,11 +164,16 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
       pass.first_time = chunks_[chunk].first_time;
       pass.steps = static_cast<int>(chunks_[chunk].steps);
-      pass.is_last = chunk + 1 == chunks_.size();
+      bool const is_last = chunk + 1 == chunks_.size();
       pass.p = buffers.p[chunk % p_count_];
       if (has_flags) pass.flags = buffers.flags[chunk % p_count_];
+      if (sorts && pass.h != nullptr) {
+        launch_clear_past_lengths(execution.stream, layer, pass.first_time, pass.steps,
+                                  pass.h + pass.h_rows.at(pass.first_time, 0), pass.h_rows,
+                                  p.hidden_size);
+      }
       if (overlaps && chunk > 0) wait(execution.stream, events_->multiplied);
-      if (overlaps && !pass.is_last) {
+      if (overlaps && !is_last) {
         record(events_->ready, execution.stream);
         if constexpr (kMayOverlap<Recurrence>) {
           recurrence_.run(execution.stream, pass, buffers.scratch, started);
@@ -169,7 +184,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
         record(events_->multiplied, beside.stream);
       } else {
         recurrence_.run(execution.stream, pass, buffers.scratch);
-        if (!pass.is_last) prepare(execution, chunk + 1);
+        if (!is_last) prepare(execution, chunk + 1);
       }
     }
   }
@@ -186,10 +201,13 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     std::uint8_t* flags[2] = {};  // [chunk, N, pitch] see step_flags; likewise
     float* state = nullptr;       // [N, H] carried
     T* operand = nullptr;         // [N, H] the state as it multiplies R
+    RowOrder row_order;
     typename Recurrence::Scratch scratch;
     InputParts::Scratch input_parts;
     void* product_workspace = nullptr;
   };
+
+  bool sorts_rows() const { return problem_.lengths && recurrence_.drains_tiles(); }
 
   Buffers lay_out(Carver& carver, std::int64_t chunk_steps, std::size_t product_workspace) const {
     std::int64_t const N = problem_.batch;
@@ -202,6 +220,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     }
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
+    if (sorts_rows()) buffers.row_order.lay_out(carver, N);
     recurrence_.lay_out(carver, buffers.scratch);
     buffers.input_parts = input_parts_.lay_out(carver, problem_, chunk_steps);
     buffers.product_workspace =

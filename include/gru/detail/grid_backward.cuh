@@ -19,7 +19,8 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
   using Kernel = GridKernel<T, Pass::kBackward>;
   auto const of = [](auto shape, GridCosts const& costs) {
     using Shape = decltype(shape);
-    return Kernel::template of<Shape>(&grid_backward_kernel<Shape>, costs);
+    return Kernel::template of<Shape>(&grid_backward_kernel<Shape>,
+                                      &grid_backward_kernel<typename Shape::Many>, costs);
   };
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.30, 1.55, 0.00, 1.35}),

@@ -41,10 +41,12 @@ struct GridKernel {
   GridOrder<kPass> (*packed_order)(int ranks) = nullptr;
   GridLayout (*layout)(int tiles) = nullptr;
   void (*start)(GridWork<T, kPass>) = nullptr;
-  void (*steps)(GridWork<T, kPass>) = nullptr;
+  void (*few_tiles)(GridWork<T, kPass>) = nullptr;   // does the steps where groups have few
+  void (*many_tiles)(GridWork<T, kPass>) = nullptr;  // or many
 
   template <typename Shape>
-  static GridKernel of(void (*steps)(GridWork<T, kPass>), GridCosts const& costs) {
+  static GridKernel of(void (*few_tiles)(GridWork<T, kPass>),
+                       void (*many_tiles)(GridWork<T, kPass>), GridCosts const& costs) {
     GridKernel kernel;
     kernel.units = Shape::kUnits;
     kernel.block_units = Shape::kBlockUnits;
@@ -53,10 +55,15 @@ struct GridKernel {
     kernel.tile_bytes = Shape::kTile;
     kernel.costs = costs;
     kernel.packed_order = &Shape::packed_order;
-    kernel.layout = &Shape::layout;
+    kernel.layout = &Shape::Many::layout;
     kernel.start = &start_exchange_kernel<Shape>;
-    kernel.steps = steps;
+    kernel.few_tiles = few_tiles;
+    kernel.many_tiles = many_tiles;
     return kernel;
+  }
+
+  void (*steps(int tiles) const)(GridWork<T, kPass>) {
+    return tiles <= kFewTiles ? few_tiles : many_tiles;
   }
 
   int ranks(std::int64_t hidden) const {
@@ -74,18 +81,20 @@ struct GridPlan {
   int shared_bytes = 0;
 };
 
-/// How many blocks the device holds at once.
+/// How many blocks of a kernel's function the device holds at once.
 template <typename T, Pass kPass>
-int resident_blocks(GridKernel<T, kPass> const& kernel, int shared_bytes,
-                    DeviceFacts const& facts) {
+int resident_blocks(GridKernel<T, kPass> const& kernel, void (*steps)(GridWork<T, kPass>),
+                    int shared_bytes, DeviceFacts const& facts) {
+  GRU_CUDA_TRY(
+      cudaFuncSetAttribute(steps, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   int count = 0;
   if (kernel.team > 1) {
     ClusterLaunch const launch{1, kernel.team, kernel.threads, shared_bytes};
-    GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&count, kernel.steps, &launch.config));
+    GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&count, steps, &launch.config));
     return count * kernel.team;
   }
   GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &count, kernel.steps, kernel.threads, static_cast<std::size_t>(shared_bytes)));
+      &count, steps, kernel.threads, static_cast<std::size_t>(shared_bytes)));
   return count * facts.multiprocessors;
 }
 
@@ -107,9 +116,8 @@ GridPlan plan_grid(GridKernel<T, kPass> const& kernel, std::int64_t hidden, std:
   int most_tiles = static_cast<int>(std::min(kMostTiles, countable));
   while (most_tiles > 0 && kernel.layout(most_tiles).bytes > shared_limit) --most_tiles;
   if (most_tiles == 0) return plan;
-  GRU_CUDA_TRY(cudaFuncSetAttribute(kernel.steps, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    shared_limit));
-  int const blocks = resident_blocks(kernel, shared_limit, facts);
+  int const blocks = std::min(resident_blocks(kernel, kernel.few_tiles, shared_limit, facts),
+                              resident_blocks(kernel, kernel.many_tiles, shared_limit, facts));
   std::int64_t const all_tiles = std::max<std::int64_t>(1, (batch + kTileRows - 1) / kTileRows);
   std::int64_t const most_groups = std::min<std::int64_t>(blocks / plan.ranks, all_tiles);
   if (most_groups == 0) return plan;
@@ -165,7 +173,7 @@ class GridSteps {
 
   std::string const& obstacle() const { return obstacle_; }
   double step_us() const { return step_us_; }
-  bool drains_tiles() const { return plan_.tiles > 1; }
+  bool drains_tiles() const { return plan_.tiles > kFewTiles; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     if (!obstacle_.empty()) return;
@@ -202,7 +210,7 @@ class GridSteps {
       work.steps.deal.first = static_cast<int>(i * plan_.groups * plan_.tiles);
       kernel_.start<<<start_blocks, 256, 0, stream>>>(work);
       GRU_CUDA_TRY(cudaGetLastError());
-      GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, kernel_.steps, work));
+      GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, kernel_.steps(plan_.tiles), work));
     }
   }
 

@@ -20,7 +20,8 @@ std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precis
   using Kernel = GridKernel<T, Pass::kForward>;
   auto const of = [](auto shape, GridCosts const& costs) {
     using Shape = decltype(shape);
-    return Kernel::template of<Shape>(&grid_forward_kernel<Shape>, costs);
+    return Kernel::template of<Shape>(&grid_forward_kernel<Shape>,
+                                      &grid_forward_kernel<typename Shape::Many>, costs);
   };
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 1, 4>{}, {0.93, 1.10, 0.35, 0.46}),

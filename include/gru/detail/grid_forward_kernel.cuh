@@ -34,7 +34,7 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
 
   BufferTurns<Shape::kSets> turns;
   turns.choose(place.set);
-  ActiveTiles<typename Shape::Work::Steps> active{work.steps, place.tiles};
+  typename Shape::Active active{work.steps, place.tiles};
 #pragma unroll 1
   for (int i = 0; i < steps; ++i) {
     int const tiles_now = active.count();

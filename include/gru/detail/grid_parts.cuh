@@ -26,7 +26,8 @@
 /// A block has 8 product warps, which divide the depth among them, and 4 finishing warps.
 /// One step of one tile:
 ///   1. each product warp polls for the operands of its part of the depth, all units of the layer
-///      taken together by the 8 warps;
+///      taken together by the 8 warps; of the next tile they may be asked for *ahead*, while this
+///      one is multiplied;
 ///   2. multiplies them with its part of R, for all units of the block;
 ///   3. and leaves its sums in shared memory, in one of two buffers.
 ///   4. The finishing warps add the 8 sums; each lane finishes 2 neighbouring units of one row;
@@ -50,7 +51,7 @@
 /// word's reset comes before its next poll follows from fences that every warp executes in each
 /// kFenceSteps-th step: reset in step i; fence, in step i + 7 at the latest; a word published after
 /// that by the same lane, for step i + 9 at the latest; read by the lane that will poll; its fence,
-/// in step i + 16 at the latest; poll for step i - 1 + kSlots, after step i + 18.
+/// in step i + 16 at the latest; poll for step i - 1 + kSlots, not before step i + 18.
 ///   Not every tile is active in every step; see tile_deal.cuh. Each has words of its own, and the
 /// argument holds for each by itself: the steps in which it is active are contiguous, all blocks of
 /// the group agree on them, and every warp goes through all steps, with its fences. In a tile's
@@ -67,6 +68,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 inline constexpr int kSlots = 20;                       // of the exchange
 inline constexpr int kFenceSteps = 8;                   // from fence to fence
 inline constexpr std::uint32_t kNothing = 0xffffffffu;  // a word not published yet
+inline constexpr int kFewTiles = 2;                     // of a group; see GridShape
 
 /// Where things lie in a block's shared memory, and its size, in bytes.
 struct GridLayout {
@@ -105,13 +107,19 @@ inline constexpr bool kHasTeams = true;
 ///
 /// The finishing warps of a tile are a *set*: 2 warps for 16 units, 4 for 32. There are 4 finishing
 /// warps, so that for 16 units a second set takes the odd tiles.
+///
+/// kMany: whether a group has more than kFewTiles tiles. Only then rows are sorted by length, and
+/// only then, forward, it pays to ask for the operands of the next tile a tile ahead.
 template <typename T, Multiplication multiplication, int kGroups_, int kDepth_,
-          Pass kPass_ = Pass::kForward, int kTeam_ = 1>
+          Pass kPass_ = Pass::kForward, int kTeam_ = 1, bool kMany_ = false>
 struct GridShape {
   using Value = T;
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
+  static constexpr bool kMany = kMany_;
+  static constexpr bool kAhead = kMany && kIsForward;
+  static constexpr bool kIsSplit = multiplication == Multiplication::kSplit;
   static constexpr int kGroups = kGroups_;  // of 16 units a block
   static constexpr int kTeam = kTeam_;      // blocks of a team
   static constexpr int kDepth = kDepth_;    // depth blocks of a product warp
@@ -126,13 +134,20 @@ struct GridShape {
   static constexpr int kTeamWarps = kTeam * kProductWarps;             // that share the depth
   static constexpr int kUnits = kTeamWarps * kDepth * kDepthBlock<T>;  // H, padded
 
+  GRU_HOST_DEVICE static constexpr int parts_at_once() {
+    if (kIsForward) return 1;
+    if (kIsSplit) return kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2;
+    return kDepth <= 4 ? kDepth : kDepth <= 8 ? 4 : 3;
+  }
+
   // Operands are received in parts of so many depth blocks. Backward, where they are three times as
-  // many, the next parts are on their way while one is multiplied.
+  // many, the next parts are on their way while one is multiplied, as many as registers allow.
   static constexpr int kReceived = !kIsForward ? 1 : kDepth <= 8 ? kDepth : 6;
   static constexpr int kParts = kDepth / kReceived;
-  static constexpr int kPartsAtOnce = kIsForward ? 1 : kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2;
+  static constexpr int kPartsAtOnce = parts_at_once();
   static constexpr int kPartWords = kReceived * kUnitOperands;  // 16 bytes each, of a lane
   static_assert(kDepth % kReceived == 0, "the depth is received in equal parts");
+  static_assert(!kAhead || kPartsAtOnce == 1, "one part is asked for ahead");
 
   // Registers of a thread. In builds for sm_90a the product warps take some from the finishing
   // warps; elsewhere all have as many.
@@ -141,13 +156,14 @@ struct GridShape {
   static constexpr int kEvenRegisters = 168;
 
   // How many of a warp's depth blocks have their part of R in registers: as many as there are
-  // beside 20, the operands and the sums, and at least what shared memory has no room for. The rest
-  // is in shared memory.
+  // beside some for addresses, the operands and the sums, and at least what shared memory has no
+  // room for. The rest is in shared memory.
   GRU_HOST_DEVICE static constexpr int depth_in_registers(int registers) {
+    constexpr int kAddressRegisters = kPartsAtOnce > 2 && !kIsSplit ? 26 : 20;
     constexpr int kOperandRegisters = 4 * kPartWords * kPartsAtOnce;
-    constexpr int kSumRegisters = (multiplication == Multiplication::kSplit ? 8 : 4) * kGates;
+    constexpr int kSumRegisters = (kIsSplit ? 8 : 4) * kGates;
     constexpr int kMostInShared = 7 / (kGroups * kTeam);
-    int depth = (registers - 20 - kOperandRegisters - kSumRegisters) / (8 * kGates);
+    int depth = (registers - kAddressRegisters - kOperandRegisters - kSumRegisters) / (8 * kGates);
     if (depth < kDepth - kMostInShared) depth = kDepth - kMostInShared;
     return depth < kDepth ? depth : kDepth;
   }
@@ -167,11 +183,13 @@ struct GridShape {
   static constexpr int kCarried = 32 * kSetWarps * kSets * 8;              // of a tile of each set
 
   static constexpr int kFinishingLanes = 32 * kSetWarps * kSets;
-  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, true>,
-                                    BackwardInputs<T, 2, kFinishingLanes, true>>;
+  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, kMany>,
+                                    BackwardInputs<T, 2, kFinishingLanes, kMany>>;
 
   using Work = GridWork<T, kPass>;
+  using Active = ActiveTiles<typename Work::Steps, kMany>;
   using Order = GridOrder<kPass>;
+  using Many = GridShape<T, multiplication, kGroups, kDepth, kPass, kTeam, true>;
 
   /// The most tiles of one set.
   GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) {
@@ -219,7 +237,7 @@ __device__ T first_operand(RecurrentBackward<T> const& steps, std::int64_t n, in
 }
 
 /// Fills the exchange: the operands of each tile's first step in the slot of that step, nothing in
-/// the others, and zeros for the units that no block computes.
+/// the others, and zeros for the units that no block computes and for rows beyond the batch.
 template <typename Shape>
 GRU_KERNEL void start_exchange_kernel(typename Shape::Work work) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -241,8 +259,8 @@ GRU_KERNEL void start_exchange_kernel(typename Shape::Work work) {
   int const unit = (block / Shape::kUnitOperands * 16 + place % 16) * kPerWord;
   int const row_place = span.place(tile, place / 16 % kTileRows);
   std::uint32_t word = 0;
+  bool const is_row = row_place < work.steps.batch;
   if (slot == first_step % kSlots) {
-    bool const is_row = row_place < work.steps.batch;
     std::int64_t const n = is_row ? deal.row(row_place) : 0;
     T values[kPerWord];
     for (int e = 0; e < kPerWord; ++e) {
@@ -252,7 +270,7 @@ GRU_KERNEL void start_exchange_kernel(typename Shape::Work work) {
     }
     memcpy(&word, values, sizeof word);
     word = publishable(word);
-  } else if (unit < work.ranks * Shape::kBlockUnits) {
+  } else if (is_row && unit < work.ranks * Shape::kBlockUnits) {
     word = kNothing;
   }
   reinterpret_cast<std::uint32_t*>(work.exchange)[index] = word;
@@ -390,7 +408,7 @@ class TileCursor {
  private:
   typename Shape::Work const& work_;
   TileSpan tiles_;
-  ActiveTiles<typename Shape::Work::Steps> active_;
+  typename Shape::Active active_;
   std::uint32_t at_;  // in the exchange
   int tile_ = 0;
 };
@@ -413,12 +431,12 @@ __device__ bool is_missing(ptx::Words4 const (&words)[kCount]) {
   return greatest[0] == kNothing;
 }
 
-/// Loads a lane's words, published or not; a lane whose row is beyond the batch gets zeros.
+/// Loads a lane's words, published or not; or takes zeros.
 template <int kCount>
-__device__ void request(ptx::Words4 (&words)[kCount], std::byte const* from, bool is_row) {
+__device__ void request(ptx::Words4 (&words)[kCount], std::byte const* from, bool loads = true) {
 #pragma unroll
   for (ptx::Words4& w : words) w = {};
-  if (is_row) {
+  if (loads) {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) words[j] = ptx::load_relaxed_16(from + j * 512);
   }
@@ -540,8 +558,21 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
     }
   }
 
+  // Where the operands of the cursor's tile for this lane are. Those of a row beyond the batch are
+  // zeros, or the last row's, which take less of L2: what comes of them is not used. 3xTF32
+  // backward leaves out their loads instead, by a condition: that makes the compiler wait for the
+  // words at once, to move them, and yet is up to 38% faster there, where it is up to 25% slower in
+  // the others (H200, CUDA 13.0).
+  constexpr bool kLoadsIfRow = Shape::kIsSplit && !Shape::kIsForward;
   bool expired = false;
   TileCursor<Shape> cursor{work, block.group};
+  auto const my_operands = [&] {
+    int const row = kLoadsIfRow ? lane / 4 : min(lane / 4, max(cursor.rows() - 1, 0));
+    return cursor.operands() + team_warp * kParts * kPartBytes + row * 64 + lane % 4 * 16;
+  };
+  std::byte const* next = my_operands();
+  ptx::Words4 parts[kPartsAtOnce][Shape::kPartWords];
+  if constexpr (Shape::kAhead) request(parts[0], next);
   BufferTurns<Shape::kSets> turns;
   std::uint32_t const my_sums =
       block.shared_at(block.layout.sums) + team_warp * Shape::kWarpSums + lane * 8;
@@ -551,19 +582,21 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
 #pragma unroll 1
     while (!is_last) {
       turns.choose(cursor.tile());
-      std::byte const* const from = cursor.operands() + team_warp * kParts * kPartBytes + lane * 16;
-      bool const is_row = lane / 4 < cursor.rows();
+      std::byte const* const from = kLoadsIfRow ? my_operands() : next;
+      bool const loads = !kLoadsIfRow || lane / 4 < cursor.rows();
       is_last = cursor.advance();
+      if constexpr (!kLoadsIfRow) next = my_operands();
 
       Sums<T, Shape::kMultiplication, kGates, kOperands> sums;
-      ptx::Words4 parts[kPartsAtOnce][Shape::kPartWords];
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        // 1. Receive.
+        // 1. Receive. To begin to poll only once there is a buffer for the sums takes less of L2.
         auto& words = parts[part % kPartsAtOnce];
         std::byte const* const from_part = from + part * kPartBytes;
-        if (part == 0 || kPartsAtOnce == 1) request(words, from_part, is_row);
-        if (part == 0) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
+        if constexpr (!Shape::kAhead) {
+          if (part == 0 || kPartsAtOnce == 1) request(words, from_part, loads);
+          if (part == 0) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
+        }
         if (!expired && !receive(words, from_part, work.steps.most_polls)) {
           expired = true;
           block.expire();
@@ -573,11 +606,12 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
         for (int ahead = 1; ahead < kPartsAtOnce; ++ahead) {
           bool const is_due = part == 0 || ahead == kPartsAtOnce - 1;
           if (is_due && part + ahead < kParts) {
-            request(parts[(part + ahead) % kPartsAtOnce], from_part + ahead * kPartBytes, is_row);
+            request(parts[(part + ahead) % kPartsAtOnce], from_part + ahead * kPartBytes, loads);
           }
         }
 
         // 2. Multiply.
+        std::byte const* const from_ahead = part + 1 < kParts ? from_part + kPartBytes : next;
 #pragma unroll
         for (int k = 0; k < Shape::kReceived; ++k) {
           int const j = part * Shape::kReceived + k;
@@ -600,10 +634,12 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
             }
             sums.add(r, b0, b1);
           }
+          if constexpr (Shape::kAhead) words[k] = ptx::load_relaxed_16(from_ahead + k * 512);
         }
       }
 
       // 3. Leave the sums: rows 2 q, then rows 2 q + 1.
+      if constexpr (Shape::kAhead) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
       std::uint32_t const to = my_sums + turns.buffer * Shape::kSums;
 #pragma unroll
       for (int m = 0; m < Shape::kTeam * Shape::kBlockSums; ++m) {

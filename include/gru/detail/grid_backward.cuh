@@ -23,26 +23,26 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
                                       &grid_backward_kernel<typename Shape::Many>, costs);
   };
   if constexpr (sizeof(T) == 2) {
-    return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.30, 1.55, 0.00, 1.35}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.56, 1.77, 0.20, 1.23}),
-            of(GridShape<T, kDirect, 2, 3, Pass::kBackward>{}, {1.47, 1.80, 0.00, 1.65}),
-            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.90, 2.20, 0.25, 1.64}),
-            of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {2.15, 2.35, 0.00, 2.10}),
-            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.75, 2.92, 0.20, 2.50}),
-            of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {2.22, 2.28, 0.00, 1.60}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.56, 2.63, 0.10, 1.66})};
+    return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.22, 1.50, 0.60, 0.75}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.40, 1.60, 0.10, 0.99}),
+            of(GridShape<T, kDirect, 2, 3, Pass::kBackward>{}, {1.33, 1.57, 0.00, 1.15}),
+            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.57, 1.88, 0.05, 1.34}),
+            of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {1.90, 2.10, 0.25, 1.58}),
+            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.50, 2.65, 0.00, 2.40}),
+            of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {2.08, 2.10, 0.20, 1.09}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.33, 2.37, 0.05, 1.42})};
   } else if (precision == Precision::kTf32) {
-    return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.64, 1.77, 0.25, 1.25}),
-            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.95, 2.35, 0.20, 1.92}),
-            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.78, 3.07, 0.10, 2.60}),
-            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {4.15, 4.50, 0.00, 4.25}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.57, 2.65, 0.10, 1.78})};
+    return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.40, 1.51, 0.05, 1.06}),
+            of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.66, 2.17, 0.00, 1.69}),
+            of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.45, 2.75, 0.00, 2.45}),
+            of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {3.80, 4.05, 0.00, 3.76}),
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.30, 2.42, 0.05, 1.50})};
   } else if (precision == Precision::kFp32) {
-    return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.82, 1.92, 0.10, 1.56}),
-            of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.55, 2.80, 0.00, 2.40}),
-            of(GridShape<T, kSplit, 1, 8, Pass::kBackward>{}, {3.05, 3.23, 0.20, 2.82}),
-            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {4.30, 4.40, 0.00, 4.20}),
-            of(GridShape<T, kSplit, 1, 4, Pass::kBackward, 2>{}, {3.28, 3.25, 0.10, 2.37})};
+    return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.98, 2.02, 0.15, 1.72}),
+            of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.52, 2.84, 0.00, 2.46}),
+            of(GridShape<T, kSplit, 1, 8, Pass::kBackward>{}, {3.20, 3.45, 0.00, 3.15}),
+            of(GridShape<T, kSplit, 1, 12, Pass::kBackward>{}, {4.25, 4.45, 0.05, 4.18}),
+            of(GridShape<T, kSplit, 1, 4, Pass::kBackward, 2>{}, {3.25, 3.22, 0.10, 2.48})};
   }
   return {};
 }

@@ -24,21 +24,21 @@ std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precis
                                       &grid_forward_kernel<typename Shape::Many>, costs);
   };
   if constexpr (sizeof(T) == 2) {
-    return {of(GridShape<T, kDirect, 1, 4>{}, {0.93, 1.10, 0.35, 0.46}),
-            of(GridShape<T, kDirect, 2, 3>{}, {1.04, 1.17, 0.35, 0.58}),
-            of(GridShape<T, kDirect, 2, 4>{}, {1.17, 1.40, 0.19, 0.80}),
-            of(GridShape<T, kDirect, 1, 6>{}, {1.08, 1.33, 0.20, 0.62}),
-            of(GridShape<T, kDirect, 1, 8>{}, {1.22, 1.52, 0.28, 0.74})};
+    return {of(GridShape<T, kDirect, 1, 4>{}, {0.96, 1.10, 0.55, 0.38}),
+            of(GridShape<T, kDirect, 2, 3>{}, {1.04, 1.18, 0.15, 0.72}),
+            of(GridShape<T, kDirect, 2, 4>{}, {1.18, 1.40, 0.10, 0.85}),
+            of(GridShape<T, kDirect, 1, 6>{}, {1.08, 1.20, 0.55, 0.47}),
+            of(GridShape<T, kDirect, 1, 8>{}, {1.24, 1.50, 0.40, 0.69})};
   } else if (precision == Precision::kTf32) {
-    return {of(GridShape<T, kDirect, 1, 4>{}, {0.97, 1.08, 0.35, 0.46}),
-            of(GridShape<T, kDirect, 2, 4>{}, {1.22, 1.40, 0.19, 0.80}),
-            of(GridShape<T, kDirect, 1, 8>{}, {1.29, 1.46, 0.28, 0.73}),
-            of(GridShape<T, kDirect, 1, 12>{}, {1.75, 1.95, 0.60, 1.25})};
+    return {of(GridShape<T, kDirect, 1, 4>{}, {1.00, 1.06, 0.50, 0.40}),
+            of(GridShape<T, kDirect, 2, 4>{}, {1.25, 1.48, 0.05, 0.92}),
+            of(GridShape<T, kDirect, 1, 8>{}, {1.33, 1.50, 0.40, 0.70}),
+            of(GridShape<T, kDirect, 1, 12>{}, {1.71, 1.85, 0.15, 1.22})};
   } else if (precision == Precision::kFp32) {
-    return {of(GridShape<T, kSplit, 1, 4>{}, {1.52, 1.60, 0.15, 1.09}),
-            of(GridShape<T, kSplit, 2, 4>{}, {2.36, 2.42, 0.20, 1.84}),
-            of(GridShape<T, kSplit, 1, 8>{}, {2.45, 2.60, 0.16, 1.88}),
-            of(GridShape<T, kSplit, 1, 12>{}, {3.50, 3.70, 0.55, 2.60})};
+    return {of(GridShape<T, kSplit, 1, 4>{}, {1.55, 1.60, 0.45, 0.94}),
+            of(GridShape<T, kSplit, 2, 4>{}, {2.38, 2.50, 0.00, 2.01}),
+            of(GridShape<T, kSplit, 1, 8>{}, {2.45, 2.62, 0.50, 1.67}),
+            of(GridShape<T, kSplit, 1, 12>{}, {3.17, 3.27, 0.10, 2.72})};
   }
   return {};
 }

@@ -228,13 +228,15 @@ class InputProduct {
 };
 
 /// Parts of the depth that a step's product s R is best cut into, where cublasLt's heuristic leaves
-/// multiprocessors idle. H200, TF32: H 2048, N 64 25.9 to 19.8 us, H 1024, N 128 11.8 to 10.2; H
-/// 2816, N 32, with more outputs, would lose 4%.
+/// multiprocessors idle. H200, TF32, in 1, 2 and 4 parts: H 2816, N 32 30.2, 30.9, 27.7 us; H 2048,
+/// N 64 25.8, 20.1, 19.3; H 1024, N 128 11.8, 10.2. In 16 bits it does not pay: 11.5, 11.7, 12.0.
 template <typename T>
 std::int64_t recurrent_parts(Problem const& p) {
   bool const tf32 = std::is_same_v<T, float> && p.precision == Precision::kTf32;
-  bool const has_few_outputs = 3 * p.hidden_size * ((p.batch + 127) / 128) <= 6500;
-  return tf32 && has_few_outputs && p.hidden_size >= 1024 && p.hidden_size % 16 == 0 ? 2 : 1;
+  bool const has_few_outputs = 3 * p.hidden_size * ((p.batch + 127) / 128) <= 8448;
+  if (!tf32 || !has_few_outputs || p.hidden_size < 1024) return 1;
+  std::int64_t const parts = p.hidden_size < 2048 ? 2 : 4;
+  return p.hidden_size % (8 * parts) == 0 ? parts : 1;
 }
 
 /// [rows, width * H] = s [rows, H] times the blocks of R of `width` gates, in parts of the same
@@ -255,13 +257,15 @@ Product recurrent_product(Problem const& p, std::int64_t rows, std::int64_t widt
 }
 
 /// Parts of the depth that the product below is best cut into: it has few outputs and much depth,
-/// and cublasLt's heuristic leaves multiprocessors idle. H200, H 2816, N 32: half 14.3 to 10.8 us,
-/// TF32 34.5 to 28.8, float 61.6 to 54.3; H 2048, N 64: 9.3 to 7.1, 22.7 to 17.3, 58 to 46.5.
+/// and cublasLt's heuristic leaves multiprocessors idle. H200, H 2816, N 32: half 15.3 to 10.8 us
+/// (in 3 parts 12.5), TF32 34.0 to 27.7, float 61.6 to 54.3; H 2048, N 64: 9.4 to 7.4 (7.2), 21.4
+/// to 16.7, 58 to 46.5.
 template <typename T>
 std::int64_t state_gradient_parts(Problem const& p, std::int64_t width) {
   constexpr std::int64_t kLeastHidden = 1024;
   bool const tf32 = p.precision == Precision::kTf32;
-  std::int64_t const parts = sizeof(T) == 2 ? 3 : std::is_same_v<T, double> ? 1 : tf32 ? 2 : 12;
+  bool const fp32 = std::is_same_v<T, float> && !tf32;
+  std::int64_t const parts = std::is_same_v<T, double> ? 1 : fp32 ? 12 : 2;
   bool const pays = p.hidden_size >= kLeastHidden && width * p.hidden_size % (8 * parts) == 0;
   return pays ? parts : 1;
 }

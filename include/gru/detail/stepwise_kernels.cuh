@@ -274,7 +274,7 @@ GRU_KERNEL void forward_kernel(LayerView<T> layer, ForwardStep<T> step) {
       for (int e = 0; e < kUnits; ++e) {
         sums[e] = q.template at<A>(e) + recurrent_bias.template at<A>(e);
       }
-#pragma unroll 1
+#pragma unroll 3
       for (std::int64_t part = 1; part < step.q_parts; ++part) {
         A const* const row = step.q + (part * layer.batch + n) * 3 * H;
         auto const more = load_gate_units<kUnits>(row, layer, unit);

@@ -127,9 +127,9 @@ class HungryBackward : public HungryLayer<detail::RecurrentBackward> {
 
 TEST_CASE("A cluster that waits in vain ends, leaves NaN, and check() throws") {
   HungryForward layer;
-  layer.run<Starved>(
-      &detail::cluster_forward_kernel<__half, detail::Multiplication::kDirect, Starved, false>,
-      Starved::shared_bytes(layer.kTiles));
+  layer.run<Starved>(&detail::cluster_forward_kernel<__half, detail::Multiplication::kDirect,
+                                                     Starved, detail::GroupTiles::kMany>,
+                     Starved::shared_bytes(layer.kTiles));
   // The first step's operands are there already.
   layer.check_output(layer.steps.h, layer.kHidden, 1);
 }
@@ -147,7 +147,7 @@ TEST_CASE("A cluster that waits in vain going back ends, leaves NaN, and check()
   HungryBackward layer;
   layer.run<StarvedBackward>(
       &detail::cluster_backward_kernel<__half, detail::Multiplication::kDirect, StarvedBackward,
-                                       false>,
+                                       detail::GroupTiles::kMany>,
       StarvedBackward::shared_bytes(layer.kTiles));
   // The first step waits for the sums of the step before the chunk.
   layer.check_output(layer.steps.gradients, 4 * layer.kHidden, 0);

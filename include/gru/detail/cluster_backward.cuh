@@ -93,11 +93,13 @@ struct ClusterBackwardKernel {
     f.time = times.of(variant);
     f.shared_bytes = &Shape::shared_bytes;
     if (variant == Variant::kResetAfter) {
-      f.one_tile = &cluster_backward_kernel<T, multiplication, Shape, true>;
-      f.many_tiles = &cluster_backward_kernel<T, multiplication, Shape, false>;
+      f.one_tile = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kFew>;
+      f.many_tiles = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kMany>;
+      f.sorted_tiles = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
     } else {
       f.one_tile = &cluster_reset_before_backward_kernel<T, multiplication, Shape, true>;
       f.many_tiles = &cluster_reset_before_backward_kernel<T, multiplication, Shape, false>;
+      f.sorted_tiles = f.many_tiles;
     }
     return kernel;
   }

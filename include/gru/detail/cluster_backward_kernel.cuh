@@ -29,13 +29,15 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// kOneTile: for clusters with a single tile, whose carried gradients then stay in registers and
+/// Few tiles are one, whose carried gradients then stay in registers and
 /// whose steps are free of the loops over tiles.
-template <typename T, Multiplication multiplication, typename Shape, bool kOneTile>
+template <typename T, Multiplication multiplication, typename Shape, GroupTiles kTiles>
 GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     cluster_backward_kernel(RecurrentBackward<T> const pass, T const* packed_weights, int tiles_) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
+  constexpr bool kOneTile = kTiles == GroupTiles::kFew;
+  constexpr bool kSorts = kTiles == GroupTiles::kSorted;
   int const tiles = kOneTile ? 1 : tiles_;
   int const rounds = kOneTile ? 1 : Shape::lane_tiles(tiles);
   ClusterBackwardPlace<Shape> const place{pass.deal, tiles};
@@ -43,7 +45,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
 
   TransposedWeights<T, multiplication, Shape> const weights{packed_weights, place.rank, place.warp,
                                                             place.lane, layout.weights};
-  using Inputs = typename Shape::template Inputs<!kOneTile>;
+  using Inputs = typename Shape::template Inputs<kSorts>;
   Inputs inputs{
       pass,   layout.inputs, static_cast<int>(threadIdx.x), place.lane_tiles, place.tile_row,
       rounds, place.unit};
@@ -68,7 +70,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     send_parts(layout.parts + at + buffer * Shape::kParts,
                layout.barriers + 8 * (2 * tile + buffer), place, sums);
   };
-  ActiveTiles<RecurrentBackward<T>, !kOneTile> active{pass, place.tiles};
+  ActiveTiles<RecurrentBackward<T>, kSorts> active{pass, place.tiles};
   int tiles_now = active.count();
   for (int tile = 0; tile < tiles_now; ++tile) multiply(tile, 0);
 

@@ -92,12 +92,14 @@ struct ClusterKernel {
     f.time = times.of(variant);
     if (variant == Variant::kResetAfter) {
       f.shared_bytes = &Shape::shared_bytes;
-      f.one_tile = &cluster_forward_kernel<T, multiplication, Shape, true>;
-      f.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, false>;
+      f.one_tile = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kFew>;
+      f.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kMany>;
+      f.sorted_tiles = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
     } else {
       f.shared_bytes = &Shape::reset_before_bytes;
       f.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
       f.many_tiles = &cluster_reset_before_kernel<T, multiplication, Shape, false>;
+      f.sorted_tiles = f.many_tiles;
     }
     return kernel;
   }

@@ -31,14 +31,16 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// kOneTile: for clusters with a single tile, whose states then stay in registers and whose steps
-/// are free of the loop over tiles. H200, H 256, N 1, half: from 0.99 to 0.76 us a step, measured
+/// Few tiles are one, whose states then stay in registers and whose steps are free of the loop over
+/// tiles. H200, H 256, N 1, half: from 0.99 to 0.76 us a step, measured
 /// together with cheaper functions.
-template <typename T, Multiplication multiplication, typename Shape, bool kOneTile>
+template <typename T, Multiplication multiplication, typename Shape, GroupTiles kTiles>
 GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     cluster_forward_kernel(RecurrentForward<T> const pass, T const* packed_weights, int tiles_) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
+  constexpr bool kOneTile = kTiles == GroupTiles::kFew;
+  constexpr bool kSorts = kTiles == GroupTiles::kSorted;
   int const tiles = kOneTile ? 1 : tiles_;
   ClusterPlace<Shape> const place{pass.deal, tiles};
 
@@ -51,7 +53,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   ClusterWeights<T, multiplication, Shape> const weights{packed_weights, place, shared,
                                                          layout.weights};
   load_operands<T, multiplication, Shape>(pass, place.tiles, 2 * Shape::kOperands, shared);
-  using Inputs = typename Shape::template Inputs<!kOneTile>;
+  using Inputs = typename Shape::template Inputs<kSorts>;
   Inputs inputs{pass,
                 shared + layout.inputs,
                 static_cast<int>(threadIdx.x),
@@ -77,7 +79,7 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   auto const arm = [&](std::uint32_t barrier) {
     if (threadIdx.x == 0 && !expired) ptx::expect_bytes(barrier, Shape::kOperands);
   };
-  ActiveTiles<RecurrentForward<T>, !kOneTile> active{pass, place.tiles};
+  ActiveTiles<RecurrentForward<T>, kSorts> active{pass, place.tiles};
 #pragma unroll 1
   for (int i = 0; i < pass.steps; ++i) {
     int const buffer = i & 1;

@@ -41,8 +41,11 @@ struct ClusterFunctions {
   int (*shared_bytes)(int tiles) = nullptr;
   Function one_tile = nullptr;
   Function many_tiles = nullptr;
+  Function sorted_tiles = nullptr;
 
-  Function of(int tiles) const { return tiles == 1 ? one_tile : many_tiles; }
+  Function of(int tiles, bool sorted) const {
+    return tiles == 1 ? one_tile : sorted ? sorted_tiles : many_tiles;
+  }
 };
 
 /// How the clusters of a launch share the batch.
@@ -66,13 +69,17 @@ ClusterPlan plan_clusters(ClusterFunctions<Steps, T> const& kernel, std::int64_t
   };
   admit(kernel.one_tile);
   admit(kernel.many_tiles);
+  admit(kernel.sorted_tiles);
   auto const resident_with = [&](int tiles) {
     int const bytes = kernel.shared_bytes(tiles);
     if (bytes > shared_limit) return 0;
     ClusterLaunch const launch{1, kernel.blocks, kernel.threads, bytes};
     int clusters = 0;
-    GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&clusters, kernel.of(tiles), &launch.config));
-    return clusters;
+    int sorted = 0;
+    GRU_CUDA_TRY(
+        cudaOccupancyMaxActiveClusters(&clusters, kernel.of(tiles, false), &launch.config));
+    GRU_CUDA_TRY(cudaOccupancyMaxActiveClusters(&sorted, kernel.of(tiles, true), &launch.config));
+    return std::min(clusters, sorted);
   };
   ClusterPlan plan;
   plan.resident = resident_with(1);
@@ -108,8 +115,8 @@ void launch_clusters(cudaStream_t stream, ClusterFunctions<Steps, T> const& kern
                        kernel.shared_bytes(plan.tiles)};
   launch.config.stream = stream;
   if (started != nullptr) launch.record_start(started);
-  GRU_CUDA_TRY(
-      cudaLaunchKernelEx(&launch.config, kernel.of(plan.tiles), steps, packed_weights, plan.tiles));
+  auto* const function = kernel.of(plan.tiles, steps.deal.order != nullptr);
+  GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, function, steps, packed_weights, plan.tiles));
 }
 
 }  // namespace GRU_DEVICE_NAMESPACE

@@ -18,9 +18,7 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
   constexpr Multiplication kSplit = Multiplication::kSplit;
   using Kernel = GridKernel<T, Pass::kBackward>;
   auto const of = [](auto shape, GridCosts const& costs) {
-    using Shape = decltype(shape);
-    return Kernel::template of<Shape>(&grid_backward_kernel<Shape>,
-                                      &grid_backward_kernel<typename Shape::Many>, costs);
+    return Kernel::template of<decltype(shape)>(costs);
   };
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.22, 1.50, 0.60, 0.75}),

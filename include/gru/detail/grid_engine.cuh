@@ -11,6 +11,8 @@
 
 #include <gru/detail/carver.hpp>
 #include <gru/detail/device.cuh>
+#include <gru/detail/grid_backward_kernel.cuh>
+#include <gru/detail/grid_forward_kernel.cuh>
 #include <gru/detail/grid_parts.cuh>
 #include <gru/detail/launch.cuh>
 #include <gru/detail/stepwise_forward.cuh>
@@ -29,6 +31,16 @@ struct GridCosts {
   double tile_us;
 };
 
+/// The kernel that does the steps in a shape: each pass has its own.
+template <typename Shape>
+auto grid_kernel() -> void (*)(typename Shape::Work) {
+  if constexpr (Shape::kIsForward) {
+    return &grid_forward_kernel<Shape>;
+  } else {
+    return &grid_backward_kernel<Shape>;
+  }
+}
+
 /// A shape of the grid kernel for one T, as the engine sees it.
 template <typename T, Pass kPass>
 struct GridKernel {
@@ -41,12 +53,14 @@ struct GridKernel {
   GridOrder<kPass> (*packed_order)(int ranks) = nullptr;
   GridLayout (*layout)(int tiles) = nullptr;
   void (*start)(GridWork<T, kPass>) = nullptr;
-  void (*few_tiles)(GridWork<T, kPass>) = nullptr;   // does the steps where groups have few
-  void (*many_tiles)(GridWork<T, kPass>) = nullptr;  // or many
+  void (*few_tiles)(GridWork<T, kPass>) = nullptr;  // the steps
+  void (*many_tiles)(GridWork<T, kPass>) = nullptr;
+  void (*sorted_tiles)(GridWork<T, kPass>) = nullptr;
 
+  /// Of a shape for few tiles.
   template <typename Shape>
-  static GridKernel of(void (*few_tiles)(GridWork<T, kPass>),
-                       void (*many_tiles)(GridWork<T, kPass>), GridCosts const& costs) {
+  static GridKernel of(GridCosts const& costs) {
+    using Sorted = typename Shape::template With<GroupTiles::kSorted>;
     GridKernel kernel;
     kernel.units = Shape::kUnits;
     kernel.block_units = Shape::kBlockUnits;
@@ -55,15 +69,18 @@ struct GridKernel {
     kernel.tile_bytes = Shape::kTile;
     kernel.costs = costs;
     kernel.packed_order = &Shape::packed_order;
-    kernel.layout = &Shape::Many::layout;
+    kernel.layout = &Sorted::layout;
     kernel.start = &start_exchange_kernel<Shape>;
-    kernel.few_tiles = few_tiles;
-    kernel.many_tiles = many_tiles;
+    kernel.few_tiles = grid_kernel<Shape>();
+    // Backward there is nothing to be asked for ahead.
+    constexpr auto kOthers = kPass == Pass::kForward ? GroupTiles::kMany : GroupTiles::kFew;
+    kernel.many_tiles = grid_kernel<typename Shape::template With<kOthers>>();
+    kernel.sorted_tiles = grid_kernel<Sorted>();
     return kernel;
   }
 
-  void (*steps(int tiles) const)(GridWork<T, kPass>) {
-    return tiles <= kFewTiles ? few_tiles : many_tiles;
+  void (*steps(int tiles, bool sorted) const)(GridWork<T, kPass>) {
+    return tiles <= kFewTiles ? few_tiles : sorted ? sorted_tiles : many_tiles;
   }
 
   int ranks(std::int64_t hidden) const {
@@ -116,8 +133,9 @@ GridPlan plan_grid(GridKernel<T, kPass> const& kernel, std::int64_t hidden, std:
   int most_tiles = static_cast<int>(std::min(kMostTiles, countable));
   while (most_tiles > 0 && kernel.layout(most_tiles).bytes > shared_limit) --most_tiles;
   if (most_tiles == 0) return plan;
-  int const blocks = std::min(resident_blocks(kernel, kernel.few_tiles, shared_limit, facts),
-                              resident_blocks(kernel, kernel.many_tiles, shared_limit, facts));
+  int const blocks = std::min({resident_blocks(kernel, kernel.few_tiles, shared_limit, facts),
+                               resident_blocks(kernel, kernel.many_tiles, shared_limit, facts),
+                               resident_blocks(kernel, kernel.sorted_tiles, shared_limit, facts)});
   std::int64_t const all_tiles = std::max<std::int64_t>(1, (batch + kTileRows - 1) / kTileRows);
   std::int64_t const most_groups = std::min<std::int64_t>(blocks / plan.ranks, all_tiles);
   if (most_groups == 0) return plan;
@@ -206,11 +224,12 @@ class GridSteps {
     CooperativeLaunch launch{stream, plan_.groups * plan_.ranks, kernel_.threads,
                              plan_.shared_bytes, kernel_.team};
     if (started != nullptr) launch.record_start(started);
+    auto* const function = kernel_.steps(plan_.tiles, steps.deal.order != nullptr);
     for (std::int64_t i = 0; i < plan_.launches; ++i) {
       work.steps.deal.first = static_cast<int>(i * plan_.groups * plan_.tiles);
       kernel_.start<<<start_blocks, 256, 0, stream>>>(work);
       GRU_CUDA_TRY(cudaGetLastError());
-      GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, kernel_.steps(plan_.tiles), work));
+      GRU_CUDA_TRY(cudaLaunchKernelEx(&launch.config, function, work));
     }
   }
 

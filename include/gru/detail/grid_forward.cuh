@@ -19,9 +19,7 @@ std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precis
   constexpr Multiplication kSplit = Multiplication::kSplit;
   using Kernel = GridKernel<T, Pass::kForward>;
   auto const of = [](auto shape, GridCosts const& costs) {
-    using Shape = decltype(shape);
-    return Kernel::template of<Shape>(&grid_forward_kernel<Shape>,
-                                      &grid_forward_kernel<typename Shape::Many>, costs);
+    return Kernel::template of<decltype(shape)>(costs);
   };
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 1, 4>{}, {0.96, 1.10, 0.55, 0.38}),

@@ -108,17 +108,17 @@ inline constexpr bool kHasTeams = true;
 /// The finishing warps of a tile are a *set*: 2 warps for 16 units, 4 for 32. There are 4 finishing
 /// warps, so that for 16 units a second set takes the odd tiles.
 ///
-/// kMany: whether a group has more than kFewTiles tiles. Only then rows are sorted by length, and
-/// only then, forward, it pays to ask for the operands of the next tile a tile ahead.
+/// Few tiles of a group are up to kFewTiles. With more, forward, the operands of the next tile are
+/// asked for a tile ahead.
 template <typename T, Multiplication multiplication, int kGroups_, int kDepth_,
-          Pass kPass_ = Pass::kForward, int kTeam_ = 1, bool kMany_ = false>
+          Pass kPass_ = Pass::kForward, int kTeam_ = 1, GroupTiles kTiles = GroupTiles::kFew>
 struct GridShape {
   using Value = T;
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
-  static constexpr bool kMany = kMany_;
-  static constexpr bool kAhead = kMany && kIsForward;
+  static constexpr bool kAhead = kTiles != GroupTiles::kFew && kIsForward;
+  static constexpr bool kSorts = kTiles == GroupTiles::kSorted;
   static constexpr bool kIsSplit = multiplication == Multiplication::kSplit;
   static constexpr int kGroups = kGroups_;  // of 16 units a block
   static constexpr int kTeam = kTeam_;      // blocks of a team
@@ -183,13 +183,15 @@ struct GridShape {
   static constexpr int kCarried = 32 * kSetWarps * kSets * 8;              // of a tile of each set
 
   static constexpr int kFinishingLanes = 32 * kSetWarps * kSets;
-  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, kMany>,
-                                    BackwardInputs<T, 2, kFinishingLanes, kMany>>;
+  using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, kSorts>,
+                                    BackwardInputs<T, 2, kFinishingLanes, kSorts>>;
 
   using Work = GridWork<T, kPass>;
-  using Active = ActiveTiles<typename Work::Steps, kMany>;
+  using Active = ActiveTiles<typename Work::Steps, kSorts>;
   using Order = GridOrder<kPass>;
-  using Many = GridShape<T, multiplication, kGroups, kDepth, kPass, kTeam, true>;
+  /// The same for other numbers of tiles.
+  template <GroupTiles kOther>
+  using With = GridShape<T, multiplication, kGroups, kDepth, kPass, kTeam, kOther>;
 
   /// The most tiles of one set.
   GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) {

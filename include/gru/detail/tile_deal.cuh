@@ -20,6 +20,10 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
+/// What a kernel is compiled for: groups with few tiles, with many, or with many whose rows are
+/// sorted. Each engine says how many are few.
+enum class GroupTiles { kFew, kMany, kSorted };
+
 /// Some tiles of the batch, `apart` from one to the next.
 struct TileSpan {
   int first;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -16,6 +18,8 @@
 namespace gru::host {
 
 /// Threads for host passes, owned by the caller. The thread that calls `run` works as one of them.
+/// A pass calls it several times in a row, so that a thread without work polls for a while before
+/// it sleeps: to wake one up takes longer than many a task.
 ///
 /// `run` may be called from several threads, and from within a task: while the pool is busy, such a
 /// call does its tasks in its own thread. The pool must outlive the Executions made from it.
@@ -57,8 +61,10 @@ class ThreadPool {
     next_ = 0;
     count_ = count;
     failure_ = nullptr;
+    ++runs_;
     wake_.notify_all();
     drain(lock);
+    poll(lock, [this] { return running_ == 0; });
     done_.wait(lock, [this] { return running_ == 0; });
     task_ = nullptr;
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
@@ -92,10 +98,24 @@ class ThreadPool {
     }
   }
 
+  /// Polls, without the lock, until a condition holds or for a while.
+  template <typename Condition>
+  static void poll(std::unique_lock<std::mutex>& lock, Condition const& holds) {
+    constexpr std::chrono::microseconds kLongest{50};
+    if (holds()) return;
+    lock.unlock();
+    auto const end = std::chrono::steady_clock::now() + kLongest;
+    while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    lock.lock();
+  }
+
   void work() {
     std::unique_lock<std::mutex> lock{mutex_};
     while (true) {
-      wake_.wait(lock, [this] { return stopping_ || (task_ != nullptr && next_ < count_); });
+      std::int64_t const seen = runs_;
+      auto const has_tasks = [this] { return task_ != nullptr && next_ < count_; };
+      if (!has_tasks()) poll(lock, [&] { return stopping_ || runs_ != seen; });
+      wake_.wait(lock, [&] { return stopping_ || has_tasks(); });
       if (stopping_) return;
       drain(lock);
       if (running_ == 0) done_.notify_one();
@@ -118,9 +138,11 @@ class ThreadPool {
   Task const* task_ = nullptr;  // of the `run` that has the workers; null while they are free
   std::int64_t next_ = 0;
   std::int64_t count_ = 0;
-  std::int64_t running_ = 0;
   std::exception_ptr failure_;
-  bool stopping_ = false;
+  // Changed under the mutex, polled without it.
+  std::atomic<std::int64_t> runs_ = 0;     // begun
+  std::atomic<std::int64_t> running_ = 0;  // tasks
+  std::atomic<bool> stopping_ = false;
 };
 
 }  // namespace gru::host

@@ -22,9 +22,9 @@ struct StepCosts {
   double cell;
 };
 
-// 16 bits and TF32 are fitted to seven of the benchmark's shapes with 32 rows or more, replayed from
-// a graph (worst 10%); float to all of them forward (worst 37%), and backward to 10 and 100 steps of
-// the policy test's shapes (48%).
+// 16 bits and TF32 are fitted to seven of the benchmark's shapes with 32 rows or more, replayed
+// from a graph (worst 10%); float to all of them forward (worst 37%), and backward to 10 and 100
+// steps of the policy test's shapes (48%).
 inline constexpr StepCosts kForward16 = {5.0, 1.2, 0, 1.3};
 inline constexpr StepCosts kBackward16 = {7.2, 1.4, 0, 1.3};
 inline constexpr StepCosts kForwardFloat = {5.0, 3.2, 6.0, 12};

@@ -563,7 +563,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   // Where the operands of the cursor's tile for this lane are. Those of a row beyond the batch are
   // zeros, or the last row's, which take less of L2: what comes of them is not used. 3xTF32
   // backward leaves out their loads instead, by a condition: that makes the compiler wait for the
-  // words at once, to move them, and yet is up to 38% faster there, where it is up to 25% slower in
+  // words at once, to move them, and yet is up to 31% faster there, where it is up to 25% slower in
   // the others (H200, CUDA 13.0).
   constexpr bool kLoadsIfRow = Shape::kIsSplit && !Shape::kIsForward;
   bool expired = false;

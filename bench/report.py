@@ -6,18 +6,12 @@ The tables need the standard library alone, the charts need matplotlib.
 """
 
 import argparse
-import csv
-import dataclasses
-import json
 import math
 import sys
 
-WORKS = {
-    "inference": "inference",
-    "forward": "forward that keeps for backward",
-    "backward": "backward, all gradients",
-    "training": "training step: forward and backward, all gradients",
-}
+from report_charts import charts
+from report_rows import WORKS, cases_of, read_all, unique
+
 SUITES = {
     "shapes": "Shapes",
     "batch": "Sweep over N",
@@ -25,123 +19,6 @@ SUITES = {
     "host": "Host engine",
 }
 PEER_NAMES = {"cudnn": "cuDNN", "torch": "torch.nn.GRU"}
-# Of Google Benchmark's context: what is of the machine rather than of the measurement.
-UNWANTED_CONTEXT = {
-    "executable", "host_name", "load_avg", "caches", "json_schema_version", "library_build_type",
-    "cpu_scaling_enabled",
-}
-
-
-@dataclasses.dataclass
-class Row:
-    """One measured way of doing one piece of work."""
-
-    suite: str
-    type: str
-    shape: str
-    T: int
-    N: int
-    C: int
-    H: int
-    work: str
-    options: str
-    library: str
-    engine: str
-    way: str
-    chosen: bool
-    us_per_step: float
-    us_per_step_p10: float
-    us_per_step_p90: float
-    repeats: int
-    predicted: float  # NaN: no prediction
-    floor: float  # NaN: not modelled
-    errors: dict  # {"h": 1e-6, ...}
-    workspace_bytes: int
-    reserve_bytes: int
-
-    @property
-    def case(self):
-        return self.suite, self.type, self.shape, self.work
-
-    @property
-    def error(self):
-        """The worst; NaN where nothing was compared."""
-        return max(self.errors.values(), default=math.nan)
-
-
-@dataclasses.dataclass
-class Results:
-    context: dict
-    rows: list
-    failures: list  # (name, message)
-
-
-def number_or_nan(text):
-    return float(text) if text else math.nan
-
-
-def read_csv(path):
-    results = Results({}, [], [])
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = file.readlines()
-    for line in lines:
-        if line.startswith("# "):
-            key, _, value = line[2:].strip().partition(": ")
-            results.context[key] = value
-    for record in csv.DictReader(line for line in lines if not line.startswith("#")):
-        results.rows.append(
-            Row(
-                **{k: record[k] for k in ("suite", "type", "shape", "work", "options", "library",
-                                          "engine", "way")},
-                **{k: int(record[k]) for k in ("T", "N", "C", "H", "repeats")},
-                **{k: int(record[k] or 0) for k in ("workspace_bytes", "reserve_bytes")},
-                **{f"us_per_step{q}": number_or_nan(record[f"us_per_step{q}"])
-                   for q in ("", "_p10", "_p90")},
-                chosen=record["chosen"] == "1",
-                predicted=number_or_nan(record["predicted_us_per_step"]),
-                floor=number_or_nan(record["floor_us_per_step"]),
-                errors={k.removeprefix("error_"): float(v) for k, v in record.items()
-                        if k.startswith("error_") and v},
-            ))
-    return results
-
-
-def read_json(path):
-    """What gru_bench_host wrote."""
-    with open(path, encoding="utf-8") as file:
-        data = json.load(file)
-    context = {k: str(v) for k, v in data["context"].items() if k not in UNWANTED_CONTEXT}
-    results = Results(context, [], [])
-    for case in data["benchmarks"]:
-        name = "/".join(case["name"].split("/")[1:5])
-        if case.get("error_occurred"):
-            results.failures.append((name, case.get("error_message", "")))
-            continue
-        kind, shape, work, way = name.split("/")
-        results.rows.append(
-            Row(
-                suite="host", type=kind, shape=shape, work=work, options="", library="gru",
-                engine=case.get("label", ""), way=way, chosen=True,
-                **{k: int(case[k]) for k in ("T", "N", "C", "H", "repeats")},
-                **{k: int(case[k]) for k in ("workspace_bytes", "reserve_bytes")},
-                **{f"us_per_step{q}": float(case[f"us_per_step{q}"]) for q in ("", "_p10", "_p90")},
-                predicted=math.nan, floor=math.nan, errors={},
-            ))
-    return results
-
-
-def read_all(paths):
-    results = Results({}, [], [])
-    for path in paths:
-        part = (read_json if path.endswith(".json") else read_csv)(path)
-        results.context.update(part.context)
-        results.rows += part.rows
-        results.failures += part.failures
-    return results
-
-
-def unique(values):
-    return list(dict.fromkeys(values))
 
 
 def number(value):
@@ -162,35 +39,6 @@ def table(header, lines):
     """A Markdown table; its first column is aligned to the left."""
     marks = ["---" if i == 0 else "---:" for i in range(len(header))]
     return ["| " + " | ".join(line) + " |" for line in [header, marks, *lines]]
-
-
-class Case:
-    """The rows of one case: this library's choice without options, and its peers."""
-
-    def __init__(self, rows):
-        self.rows = [row for row in rows if row.chosen and not row.options]
-        self.first = rows[0]
-
-    def fastest(self, library, way=None):
-        """The fastest row of a library, of one way or of any; None where there is none."""
-        rows = [row for row in self.rows
-                if row.library == library and way in (None, row.way)
-                and not math.isnan(row.us_per_step)]
-        return min(rows, key=lambda row: row.us_per_step, default=None)
-
-    def ratio(self, peer, way=None, peer_way=None):
-        """The peer's time over ours; None where one of them is missing."""
-        ours, theirs = self.fastest("gru", way), self.fastest(peer, peer_way)
-        return theirs.us_per_step / ours.us_per_step if ours and theirs else None
-
-
-def cases_of(rows, suite, work=None):
-    grouped = {}
-    for row in rows:
-        if row.suite == suite and work in (None, row.work):
-            grouped.setdefault(row.case, []).append(row)
-    return {key: Case(group) for key, group in grouped.items()}
-
 
 # Which ways are set against each other: (peer, its way, our way, how it is called).
 COMPARISONS = [
@@ -436,111 +284,6 @@ def markdown(results):
         lines += [f"- {name}: {message}" for name, message in results.failures]
         lines += [""]
     return "\n".join(lines)
-
-
-# ---- Charts -------------------------------------------------------------------------------------
-
-# library, way, label, style
-LINES = [
-    ("gru", "graph", "gru, graph", {"color": "tab:blue", "marker": "o"}),
-    ("gru", "plain", "gru, plain", {"color": "tab:blue", "marker": "o", "mfc": "white", "ls": "--"}),
-    ("cudnn", "graph", "cuDNN, graph", {"color": "black", "marker": "x"}),
-    ("cudnn", "plain", "cuDNN, plain", {"color": "black", "marker": "x", "ls": "--"}),
-    ("torch", "plain", "torch.nn.GRU", {"color": "tab:orange", "marker": "+", "ls": ":"}),
-]
-
-
-def ratio_chart(plt, rows):
-    """cuDNN's time over ours for each of the shapes; a panel a type and kind of work. Bars: the
-    fastest way of each; circles: both enqueued plainly."""
-    works = [work for work in WORKS if cases_of(rows, "shapes", work)]
-    kinds = unique(row.type for row in rows if row.suite == "shapes")
-    if not any(row.library == "cudnn" and row.suite == "shapes" for row in rows):
-        return None
-    shapes = unique((row.shape, row.N, row.C, row.H) for row in rows if row.suite == "shapes")
-    figure, axes = plt.subplots(len(kinds), len(works), sharex=True, squeeze=False,
-                                figsize=(6.5 * len(works), 2.4 * len(kinds) + 1.8))
-    for row_of_axes, kind in zip(axes, kinds):
-        for axis, work in zip(row_of_axes, works):
-            cases = cases_of(rows, "shapes", work)
-            for i, (shape, *_) in enumerate(shapes):
-                case = cases.get(("shapes", kind, shape, work))
-                ratio = case.ratio("cudnn") if case else None
-                if ratio is not None:
-                    color = "tab:green" if ratio > 1 else "tab:red"
-                    axis.bar(i, ratio - 1, bottom=1, color=color)
-                plain = case.ratio("cudnn", "plain", "plain") if case else None
-                if plain is not None:
-                    axis.plot(i, plain, "o", mfc="none", color="black", ms=4)
-            axis.set_yscale("log")
-            ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
-            axis.set_yticks(ticks, map(str, ticks))
-            axis.minorticks_off()
-            axis.axhline(1, color="black", lw=0.8)
-            axis.set_title(f"{kind}, {work}  (bars: fastest ways, circles: plain calls)", fontsize=10)
-            axis.set_ylabel("cuDNN / ours")
-            axis.grid(axis="y", alpha=0.25)
-            labels = [f"{name}  N{N} C{C} H{H}" for name, N, C, H in shapes]
-            axis.set_xticks(range(len(shapes)), labels, rotation=90, fontsize=7)
-    return figure
-
-
-def sweep_chart(plt, rows, suite, along, across):
-    """Time against one size, a panel a type and value of another size."""
-    rows = [row for row in rows if row.suite == suite and row.work == "inference"]
-    kinds = unique(row.type for row in rows)
-    if not rows:
-        return None
-    values = sorted({getattr(row, across) for row in rows})
-    figure, axes = plt.subplots(len(kinds), len(values), sharex=True, sharey="row", squeeze=False,
-                                figsize=(4.5 * len(values), 2.8 * len(kinds)))
-    for row_of_axes, kind in zip(axes, kinds):
-        for axis, value in zip(row_of_axes, values):
-            cases = [case for key, case in cases_of(rows, suite).items()
-                     if key[1] == kind and getattr(case.first, across) == value]
-            cases.sort(key=lambda case: getattr(case.first, along))
-            for library, way, label, style in LINES:
-                points = [(getattr(case.first, along), case.fastest(library, way).us_per_step)
-                          for case in cases if case.fastest(library, way)]
-                if points:
-                    axis.plot(*zip(*points), label=label, lw=1, ms=4, **style)
-            floors = [(getattr(case.first, along), case.first.floor) for case in cases
-                      if not math.isnan(case.first.floor)]
-            if floors:
-                axis.plot(*zip(*floors), label="modelled floor", lw=1, color="tab:gray", ls=":")
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_title(f"{kind}, {across} = {value}", fontsize=10)
-            axis.set_xlabel(along)
-            axis.xaxis.set_major_formatter("{x:.0f}")
-            axis.set_ylabel("us a step")
-            axis.grid(which="both", alpha=0.2)
-    axes[0][0].legend(fontsize=7)
-    return figure
-
-
-def charts(prefix, results):
-    """Writes PREFIX-NAME.svg; returns the paths."""
-    import matplotlib  # pylint: disable=import-outside-toplevel
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # pylint: disable=import-outside-toplevel
-
-    plt.rcParams["svg.hashsalt"] = "gru"
-    figures = {
-        "ratio": ratio_chart(plt, results.rows),
-        "batch": sweep_chart(plt, results.rows, "batch", "N", "H"),
-        "hidden": sweep_chart(plt, results.rows, "hidden", "H", "N"),
-    }
-    paths = []
-    for name, figure in figures.items():
-        if figure is None:
-            continue
-        figure.suptitle(results.context.get("chip", ""), fontsize=10)
-        figure.tight_layout()
-        paths.append(f"{prefix}-{name}.svg")
-        figure.savefig(paths[-1], metadata={"Date": None})
-    return paths
 
 
 def main():

@@ -95,7 +95,11 @@ struct ClusterBackwardKernel {
     if (variant == Variant::kResetAfter) {
       f.one_tile = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kFew>;
       f.many_tiles = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kMany>;
-      f.sorted_tiles = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
+      f.sorted_tiles = f.many_tiles;
+      // Floats with several tiles a cluster go to the grid. This spares compiling a third kernel.
+      if constexpr (sizeof(T) == 2) {
+        f.sorted_tiles = &cluster_backward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
+      }
     } else {
       f.one_tile = &cluster_reset_before_backward_kernel<T, multiplication, Shape, true>;
       f.many_tiles = &cluster_reset_before_backward_kernel<T, multiplication, Shape, false>;
@@ -142,7 +146,7 @@ class ClusterBackwardRecurrence {
   std::string const& obstacle() const { return obstacle_; }
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
-  bool drains_tiles() const { return plan_.tiles > 1 && problem_.variant == Variant::kResetAfter; }
+  bool drains_tiles() const { return plan_.tiles > 1 && kernel_.functions.sorts(); }
 
   /// Of one launch.
   int blocks() const { return plan_.clusters * kernel_.functions.blocks; }

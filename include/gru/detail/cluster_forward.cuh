@@ -94,7 +94,11 @@ struct ClusterKernel {
       f.shared_bytes = &Shape::shared_bytes;
       f.one_tile = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kFew>;
       f.many_tiles = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kMany>;
-      f.sorted_tiles = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
+      f.sorted_tiles = f.many_tiles;
+      // Floats with several tiles a cluster go to the grid. This spares compiling a third kernel.
+      if constexpr (sizeof(T) == 2) {
+        f.sorted_tiles = &cluster_forward_kernel<T, multiplication, Shape, GroupTiles::kSorted>;
+      }
     } else {
       f.shared_bytes = &Shape::reset_before_bytes;
       f.one_tile = &cluster_reset_before_kernel<T, multiplication, Shape, true>;
@@ -133,7 +137,7 @@ class ClusterRecurrence {
   std::string const& obstacle() const { return obstacle_; }
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
-  bool drains_tiles() const { return plan_.tiles > 1 && problem_.variant == Variant::kResetAfter; }
+  bool drains_tiles() const { return plan_.tiles > 1 && kernel_.functions.sorts(); }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.order));

@@ -43,6 +43,9 @@ struct ClusterFunctions {
   Function many_tiles = nullptr;
   Function sorted_tiles = nullptr;
 
+  /// Whether there is a kernel for sorted rows.
+  bool sorts() const { return sorted_tiles != many_tiles; }
+
   Function of(int tiles, bool sorted) const {
     return tiles == 1 ? one_tile : sorted ? sorted_tiles : many_tiles;
   }

@@ -75,7 +75,10 @@ struct GridKernel {
     // Backward there is nothing to be asked for ahead.
     constexpr auto kOthers = kPass == Pass::kForward ? GroupTiles::kMany : GroupTiles::kFew;
     kernel.many_tiles = grid_kernel<typename Shape::template With<kOthers>>();
-    kernel.sorted_tiles = grid_kernel<Sorted>();
+    kernel.sorted_tiles = kernel.many_tiles;
+    // TF32, and floats of H above 1024, go without, which spares compiling the kernels.
+    constexpr bool kSorts = sizeof(T) == 2 || (Shape::kIsSplit && Shape::kUnits <= 1024);
+    if constexpr (kSorts) kernel.sorted_tiles = grid_kernel<Sorted>();
     return kernel;
   }
 
@@ -191,7 +194,9 @@ class GridSteps {
 
   std::string const& obstacle() const { return obstacle_; }
   double step_us() const { return step_us_; }
-  bool drains_tiles() const { return plan_.tiles > kFewTiles; }
+  bool drains_tiles() const {
+    return plan_.tiles > kFewTiles && kernel_.sorted_tiles != kernel_.many_tiles;
+  }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     if (!obstacle_.empty()) return;

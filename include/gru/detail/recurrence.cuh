@@ -13,6 +13,7 @@
 #include <gru/detail/step_flags.cuh>
 #include <gru/detail/stepwise_kernels.cuh>
 #include <gru/detail/tile_deal.cuh>
+#include <gru/detail/units.cuh>
 #include <gru/tensors.hpp>
 
 /// What the persistent kernels have in common: the steps they are given, how the input product
@@ -111,13 +112,10 @@ __device__ std::uint32_t pack(float first, float second) {
 /// address allows it, otherwise one by one as far as the row reaches.
 template <typename T, int kUnits>
 __device__ void store_units(T* to, float const (&values)[kUnits], bool wide, bool has_second) {
-  struct alignas(kUnits * sizeof(T)) Together {
-    T value[kUnits];
-  };
-  Together together;
+  Units<T, kUnits> together;
   for (int e = 0; e < kUnits; ++e) together.value[e] = convert<T>(values[e]);
   if (wide) {
-    *reinterpret_cast<Together*>(to) = together;
+    *reinterpret_cast<Units<T, kUnits>*>(to) = together;
     return;
   }
   to[0] = together.value[0];

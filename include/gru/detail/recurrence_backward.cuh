@@ -176,8 +176,8 @@ class BackwardInputs {
     BackwardInput<kUnits> input;
     std::byte const* const from = shared_ + i % kStages * stage_bytes_ + tile * kTileBytes;
     auto const load = [&](int value, float(&units)[kUnits]) {
-      Together const together =
-          *reinterpret_cast<Together const*>(from + value * kValueBytes + lane_ * kLaneBytes);
+      auto const together = load_units<kUnits>(
+          reinterpret_cast<T const*>(from + value * kValueBytes + lane_ * kLaneBytes));
       for (int e = 0; e < kUnits; ++e) units[e] = convert<float>(together.value[e]);
     };
 #pragma unroll
@@ -196,10 +196,6 @@ class BackwardInputs {
   }
 
  private:
-  struct alignas(kLaneBytes) Together {
-    T value[kUnits];
-  };
-
   static __device__ std::byte const* bytes(T const* values) {
     return reinterpret_cast<std::byte const*>(values);
   }

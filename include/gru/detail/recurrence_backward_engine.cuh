@@ -145,13 +145,10 @@ class PersistentBackwardSteps {
       pass.dh = run.tensors.dh + pass.dh_rows.at(steps.chunk.first_time, 0);
     }
     pass.gradients = steps.gradients;
-    auto const is_wide = [](T const* data) {
-      return reinterpret_cast<std::uintptr_t>(data) % (2 * sizeof(T)) == 0;
-    };
-    bool const even_dh = pass.dh_rows.step % 2 == 0 && pass.dh_rows.sample % 2 == 0;
-    pass.wide_gradients = H % 2 == 0 && is_wide(steps.gradients);
+    bool const even = H % 2 == 0;
+    pass.wide_gradients = even && has_pairs(steps.gradients);
     pass.wide_inputs =
-        H % 2 == 0 && is_wide(steps.kept) && (pass.dh == nullptr || (even_dh && is_wide(pass.dh)));
+        even && has_pairs(steps.kept) && (pass.dh == nullptr || has_pairs(pass.dh, pass.dh_rows));
     pass.direct = run.direct;
     pass.dq = scratch.dq;
     pass.bias_sums = run.bias_sums;

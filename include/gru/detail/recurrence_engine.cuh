@@ -251,15 +251,11 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     pass.operand = buffers.operand;
     pass.h = tensors.h;
     pass.h_rows = sequence_rows(p, p.pitch.h, p.hidden_size);
-    auto const is_wide = [](T const* data) {
-      return reinterpret_cast<std::uintptr_t>(data) % (2 * sizeof(T)) == 0;
-    };
     bool const even = p.hidden_size % 2 == 0;
-    bool const even_rows = pass.h_rows.step % 2 == 0 && pass.h_rows.sample % 2 == 0;
-    pass.wide_h = even && even_rows && is_wide(tensors.h);
+    pass.wide_h = even && has_pairs(tensors.h, pass.h_rows);
     if (reserve_values(p) > 0) {
       pass.reserve = static_cast<T*>(tensors.reserve.data);
-      pass.wide_reserve = even && is_wide(pass.reserve);
+      pass.wide_reserve = even && has_pairs(pass.reserve);
     }
     pass.final_state = tensors.final_state;
     pass.final_pitch = pitch_or(p.pitch.final_state, p.hidden_size);

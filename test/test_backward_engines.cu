@@ -67,8 +67,17 @@ TEMPLATE_TEST_CASE("Every engine trains where the engines' limits are", "[traini
 
 TEMPLATE_TEST_CASE("Every engine trains where the largest limits are", "[training]", Half, Fp32,
                    Tf32) {
-  std::int64_t const H = GENERATE(1535, 1536, 1537, 2048, 2049);
+  std::int64_t const H = GENERATE(1535, 1536, 1537, 2048, 2049, 3072, 3073);
   check_engines<TestType>({}, {3, 3, 5, H}, 14);
+}
+
+TEMPLATE_TEST_CASE("Every engine trains where R does not fit on the chip", "[training]", Half,
+                   Bfloat16, Tf32) {
+  std::int64_t const H = std::is_same_v<TestType, Tf32> ? 1551 : 2065;
+  std::int64_t const N = GENERATE(9, 35);  // 35 takes two launches
+  Choices choices = rich(Direction::kForward);
+  choices.dropconnect = Choices::Masks::kDrawn;
+  check_engines<TestType>(choices, {24, N, 3, H}, 14);
 }
 
 TEMPLATE_TEST_CASE("Every engine trains where the batch takes turns", "[training]", Half, Bfloat16,

@@ -97,8 +97,17 @@ TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the engin
 
 TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the largest limits are", "",
                    Half, Fp32, Tf32) {
-  std::int64_t const H = GENERATE(1535, 1536, 1537, 2048, 2049);
+  std::int64_t const H = GENERATE(1535, 1536, 1537, 2048, 2049, 3072, 3073);
   check_engines<TestType>(plain(), {4, 3, 5, H}, 4);
+}
+
+TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where R does not fit on the chip",
+                   "", Half, Bfloat16, Tf32) {
+  std::int64_t const H = std::is_same_v<TestType, Tf32> ? 1551 : 2065;
+  std::int64_t const N = GENERATE(8, 23, 35);  // 35 takes two launches
+  Choices choices = rich(Direction::kReverse);
+  choices.dropconnect = Choices::Masks::kDrawn;
+  check_engines<TestType>(choices, {24, N, 3, H}, 4);
 }
 
 TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers where the batch takes turns", "",

@@ -17,13 +17,18 @@
 namespace gru::test {
 namespace {
 
+template <detail::Pass kPass, int kTeam = 1>
+using Grid = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass, kTeam>;
+template <detail::Pass kPass>
+using Streamed = detail::StreamedShape<__half, 3, 12, kPass>;
+
 /// A layer that is spread over two blocks or teams, of which the second is never launched. All
 /// inputs are 0.
-template <detail::Pass kPass, int kTeam = 1>
+template <typename Shape>
 class HalfGrid {
  public:
-  using Shape = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass, kTeam>;
-  using Work = detail::GridWork<__half, kPass>;
+  using Work = typename Shape::Work;
+  static constexpr int kTeam = Shape::kTeam;
   static constexpr int kSteps = 4;
   static constexpr int kBatch = 19;
   static constexpr int kLaunchedUnits = kTeam * Shape::kBlockUnits;
@@ -50,7 +55,8 @@ class HalfGrid {
   }
 
   /// Launches the first half alone and waits for its end, which must be that of a wait in vain.
-  void run(void (*kernel)(Work)) {
+  void run() {
+    auto* const kernel = detail::grid_kernel<Shape>();
     work.steps.derive();
     int const words = detail::kSlots * work.tiles * Shape::kTile / 4;
     detail::start_exchange_kernel<Shape><<<(words + 255) / 256, 256>>>(work);
@@ -82,7 +88,7 @@ class HalfGrid {
   Work work;
 
  private:
-  static constexpr std::size_t kBytes = std::size_t{1} << 23;  // of each buffer: ample
+  static constexpr std::size_t kBytes = std::size_t{1} << 24;  // of each buffer: ample
   std::vector<std::unique_ptr<DeviceMemory>> buffers_;
 };
 
@@ -92,42 +98,51 @@ void skip_below(int compute_capability) {
   if (is_older) SKIP("the device is older than what is tested");
 }
 
-template <int kTeam>
+template <typename Shape>
+void check_forward() {
+  HalfGrid<Shape> grid;
+  auto& steps = grid.work.steps;
+  steps.p = grid.template zeros<float>();
+  steps.state = grid.template zeros<float>();
+  steps.operand = grid.template zeros<__half>();
+  steps.h = grid.template zeros<__half>();
+  steps.h_rows = detail::dense_rows(grid.kBatch, grid.kHidden);
+  grid.run();
+  grid.check_output(steps.h, grid.kHidden, 0);
+}
+
+template <typename Shape>
 void check_backward() {
-  using Grid = HalfGrid<detail::Pass::kBackward, kTeam>;
-  Grid grid;
+  HalfGrid<Shape> grid;
   auto& steps = grid.work.steps;
   steps.kept = grid.template zeros<__half>();
   steps.entering = grid.template zeros<__half>();
   steps.gradients = grid.template zeros<__half>();
   steps.direct = grid.template zeros<float>();
   steps.dq = grid.template zeros<__half>();
-  grid.run(&detail::grid_backward_kernel<typename Grid::Shape>);
-  Grid::check_output(steps.gradients, 4 * Grid::kHidden, Grid::kSteps - 1);
+  grid.run();
+  grid.check_output(steps.gradients, 4 * grid.kHidden, grid.kSteps - 1);
 }
 
 TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() throws") {
   skip_below(80);
-  using Grid = HalfGrid<detail::Pass::kForward>;
-  Grid grid;
-  auto& steps = grid.work.steps;
-  steps.p = grid.zeros<float>();
-  steps.state = grid.zeros<float>();
-  steps.operand = grid.zeros<__half>();
-  steps.h = grid.zeros<__half>();
-  steps.h_rows = detail::dense_rows(Grid::kBatch, Grid::kHidden);
-  grid.run(&detail::grid_forward_kernel<Grid::Shape>);
-  Grid::check_output(steps.h, Grid::kHidden, 0);
+  check_forward<Grid<detail::Pass::kForward>>();
 }
 
 TEST_CASE("A grid that waits for a missing block going back ends and leaves NaN as well") {
   skip_below(80);
-  check_backward<1>();
+  check_backward<Grid<detail::Pass::kBackward>>();
 }
 
 TEST_CASE("A team of a grid that waits for a missing team ends and leaves NaN") {
   skip_below(90);
-  check_backward<2>();
+  check_backward<Grid<detail::Pass::kBackward, 2>>();
+}
+
+TEST_CASE("A grid that streams R and waits for a missing block ends and leaves NaN") {
+  skip_below(90);
+  check_forward<Streamed<detail::Pass::kForward>>();
+  check_backward<Streamed<detail::Pass::kBackward>>();
 }
 
 }  // namespace

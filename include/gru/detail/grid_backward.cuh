@@ -28,13 +28,15 @@ std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision prec
             of(GridShape<T, kDirect, 1, 6, Pass::kBackward>{}, {1.90, 2.10, 0.25, 1.58}),
             of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.50, 2.65, 0.00, 2.40}),
             of(GridShape<T, kDirect, 1, 3, Pass::kBackward, 2>{}, {2.08, 2.10, 0.20, 1.09}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.33, 2.37, 0.05, 1.42})};
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.33, 2.37, 0.05, 1.42}),
+            of(StreamedShape<T, 3, 12, Pass::kBackward>{}, {13.8, 14.5, 13.8, 0.73})};
   } else if (precision == Precision::kTf32) {
     return {of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.40, 1.51, 0.05, 1.06}),
             of(GridShape<T, kDirect, 2, 4, Pass::kBackward>{}, {1.66, 2.17, 0.00, 1.69}),
             of(GridShape<T, kDirect, 1, 8, Pass::kBackward>{}, {2.45, 2.75, 0.00, 2.45}),
             of(GridShape<T, kDirect, 1, 12, Pass::kBackward>{}, {3.80, 4.05, 0.00, 3.76}),
-            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.30, 2.42, 0.05, 1.50})};
+            of(GridShape<T, kDirect, 1, 4, Pass::kBackward, 2>{}, {2.30, 2.42, 0.05, 1.50}),
+            of(StreamedShape<T, 2, 16, Pass::kBackward>{}, {14.6, 15.7, 15.3, 0.46})};
   } else if (precision == Precision::kFp32) {
     return {of(GridShape<T, kSplit, 1, 4, Pass::kBackward>{}, {1.98, 2.02, 0.15, 1.72}),
             of(GridShape<T, kSplit, 2, 4, Pass::kBackward>{}, {2.52, 2.84, 0.00, 2.46}),

@@ -14,6 +14,7 @@
 #include <gru/detail/grid_backward_kernel.cuh>
 #include <gru/detail/grid_forward_kernel.cuh>
 #include <gru/detail/grid_parts.cuh>
+#include <gru/detail/grid_streamed_kernels.cuh>
 #include <gru/detail/launch.cuh>
 #include <gru/detail/stepwise_forward.cuh>
 #include <gru/policy.hpp>
@@ -23,7 +24,7 @@ namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
 /// A step's time where each group has one tile, of one row or of 8, and where it has several: base
-/// + tiles * tile.
+/// + tiles * tile. Where R is streamed it is that of the largest H, and proportional to H.
 struct GridCosts {
   double one_row_us;
   double one_tile_us;
@@ -34,7 +35,11 @@ struct GridCosts {
 /// The kernel that does the steps in a shape: each pass has its own.
 template <typename Shape>
 auto grid_kernel() -> void (*)(typename Shape::Work) {
-  if constexpr (Shape::kIsForward) {
+  if constexpr (Shape::kStreams && Shape::kIsForward) {
+    return &streamed_forward_kernel<Shape>;
+  } else if constexpr (Shape::kStreams) {
+    return &streamed_backward_kernel<Shape>;
+  } else if constexpr (Shape::kIsForward) {
     return &grid_forward_kernel<Shape>;
   } else {
     return &grid_backward_kernel<Shape>;
@@ -50,7 +55,10 @@ struct GridKernel {
   int threads = 0;
   int tile_bytes = 0;  // of the exchange
   GridCosts costs = {};
-  GridOrder<kPass> (*packed_order)(int ranks) = nullptr;
+  bool streams = false;
+  std::int64_t (*packed_values)(int ranks, int hidden) = nullptr;  // of R
+  void (*pack)(cudaStream_t stream, LayerView<T> const& layer, WeightView const& view, int ranks,
+               bool rounds, T const* weights, T* packed) = nullptr;
   GridLayout (*layout)(int tiles) = nullptr;
   void (*start)(GridWork<T, kPass>) = nullptr;
   void (*few_tiles)(GridWork<T, kPass>) = nullptr;  // the steps
@@ -68,7 +76,15 @@ struct GridKernel {
     kernel.threads = Shape::kThreads;
     kernel.tile_bytes = Shape::kTile;
     kernel.costs = costs;
-    kernel.packed_order = &Shape::packed_order;
+    kernel.streams = Shape::kStreams;
+    kernel.packed_values = [](int ranks, int hidden) {
+      return detail::packed_values<T>(Shape::packed_order(ranks, hidden));
+    };
+    kernel.pack = [](cudaStream_t stream, LayerView<T> const& layer, WeightView const& view,
+                     int ranks, bool rounds, T const* weights, T* packed) {
+      auto const order = Shape::packed_order(ranks, static_cast<int>(view.hidden));
+      pack_weights(stream, layer, view, order, rounds, weights, packed);
+    };
     kernel.layout = &Sorted::layout;
     kernel.start = &start_exchange_kernel<Shape>;
     kernel.few_tiles = grid_kernel<Shape>();
@@ -182,7 +198,8 @@ class GridSteps {
       if (kernel.team > 1 && facts.compute_capability < 90) continue;
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;
-      double const us = predict_step(kernel.costs, plan, p.batch);
+      double us = predict_step(kernel.costs, plan, p.batch);
+      if (kernel.streams) us *= static_cast<double>(p.hidden_size) / kernel.units;
       if (!obstacle_.empty() || us < step_us_) {
         kernel_ = kernel;
         plan_ = plan;
@@ -200,15 +217,16 @@ class GridSteps {
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     if (!obstacle_.empty()) return;
-    scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.packed_order(plan_.ranks)));
+    scratch.packed_weights =
+        carver.take<T>(kernel_.packed_values(plan_.ranks, static_cast<int>(problem_.hidden_size)));
     scratch.exchange = carver.take<std::byte>(exchange_words() * 4);
   }
 
   void prepare(cudaStream_t stream, LayerView<T> const& layer, T const* recurrent_kernel,
                Scratch const& scratch) const {
     bool const rounds = problem_.precision == Precision::kTf32;
-    pack_weights(stream, layer, recurrent_view<T>(problem_), kernel_.packed_order(plan_.ranks),
-                 rounds, recurrent_kernel, scratch.packed_weights);
+    kernel_.pack(stream, layer, recurrent_view<T>(problem_), plan_.ranks, rounds, recurrent_kernel,
+                 scratch.packed_weights);
   }
 
   /// Of a launch; where one launch is not enough, more than any device has.

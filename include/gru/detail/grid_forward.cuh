@@ -26,12 +26,14 @@ std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precis
             of(GridShape<T, kDirect, 2, 3>{}, {1.04, 1.18, 0.15, 0.72}),
             of(GridShape<T, kDirect, 2, 4>{}, {1.18, 1.40, 0.10, 0.85}),
             of(GridShape<T, kDirect, 1, 6>{}, {1.08, 1.20, 0.55, 0.47}),
-            of(GridShape<T, kDirect, 1, 8>{}, {1.24, 1.50, 0.40, 0.69})};
+            of(GridShape<T, kDirect, 1, 8>{}, {1.24, 1.50, 0.40, 0.69}),
+            of(StreamedShape<T, 3, 12>{}, {10.2, 10.6, 10.3, 0.25})};
   } else if (precision == Precision::kTf32) {
     return {of(GridShape<T, kDirect, 1, 4>{}, {1.00, 1.06, 0.50, 0.40}),
             of(GridShape<T, kDirect, 2, 4>{}, {1.25, 1.48, 0.05, 0.92}),
             of(GridShape<T, kDirect, 1, 8>{}, {1.33, 1.50, 0.40, 0.70}),
-            of(GridShape<T, kDirect, 1, 12>{}, {1.71, 1.85, 0.15, 1.22})};
+            of(GridShape<T, kDirect, 1, 12>{}, {1.71, 1.85, 0.15, 1.22}),
+            of(StreamedShape<T, 2, 16>{}, {9.70, 10.4, 10.3, 0.03})};
   } else if (precision == Precision::kFp32) {
     return {of(GridShape<T, kSplit, 1, 4>{}, {1.55, 1.60, 0.45, 0.94}),
             of(GridShape<T, kSplit, 2, 4>{}, {2.38, 2.50, 0.00, 2.01}),

@@ -389,7 +389,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   ptx::Words4 weights[kInRegisters][kGates][2];
   int const my_weights = warp * kSharedDepth * Shape::kWarpWeights + lane * 16;
   {
-    auto const order = Shape::packed_order(work.ranks);
+    auto const order = Shape::packed_order(work.ranks, work.steps.hidden);
     auto const* const packed = reinterpret_cast<uint4 const*>(work.packed_weights) + lane;
 #pragma unroll
     for (int j = 0; j < kDepth; ++j) {

@@ -65,6 +65,7 @@ struct GridShape {
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
+  static constexpr bool kStreams = false;
   static constexpr bool kAhead = kTiles != GroupTiles::kFew && kIsForward;
   static constexpr bool kSorts = kTiles == GroupTiles::kSorted;
   static constexpr bool kIsSplit = multiplication == Multiplication::kSplit;
@@ -156,7 +157,7 @@ struct GridShape {
     return layout;
   }
 
-  GRU_HOST_DEVICE static Order packed_order(int ranks) {
+  GRU_HOST_DEVICE static Order packed_order(int ranks, int) {
     return Order{ranks / kTeam, kTeamWarps, kTeamWarps, kDepth, kGroups * kTeam};
   }
 

@@ -299,6 +299,21 @@ __device__ inline void store_async(std::uint32_t to, float4 value, std::uint32_t
       : "memory");
 }
 
+/// Copies a multiple of 16 bytes from global to this block's shared memory and counts them at its
+/// barrier. What threads did there before comes before it where each has said so by fence_copies,
+/// and then met the thread that copies.
+__device__ inline void copy_bulk(std::uint32_t to, void const* from, std::uint32_t bytes,
+                                 std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+__device__ inline void fence_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /// Stores a word in a block of the cluster, or arrives at its barrier; both are cluster addresses.
 __device__ inline void store_in_cluster(std::uint32_t to, std::uint32_t value) {
   asm volatile("st.relaxed.cluster.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");

@@ -180,12 +180,12 @@ class LaneRows {
 /// will read itself, so that no barrier is needed.
 ///
 /// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
-/// rows may be sorted.
-template <typename T, int kUnits, int kLanes, bool kSorts>
+/// rows may be sorted. kStages_: how many steps are under way or in use.
+template <typename T, int kUnits, int kLanes, bool kSorts, int kStages_ = 4>
 class InputRing {
  public:
   using OwnRows = LaneRows<RecurrentForward<T>, kLanes, kSorts>;
-  static constexpr int kStages = 4;  // steps under way or in use
+  static constexpr int kStages = kStages_;
   static constexpr int kGateBytes = kLanes * kUnits * 4;
   static constexpr int kTileBytes = 3 * kGateBytes + kLanes * 4;
 

@@ -106,12 +106,12 @@ struct BackwardInput {
 /// will read itself, so that no barrier is needed.
 ///
 /// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
-/// rows may be sorted.
-template <typename T, int kUnits, int kLanes, bool kSorts>
+/// rows may be sorted. kStages_: how many steps are under way or in use.
+template <typename T, int kUnits, int kLanes, bool kSorts, int kStages_ = 4>
 class BackwardInputs {
  public:
   using OwnRows = LaneRows<RecurrentBackward<T>, kLanes, kSorts>;
-  static constexpr int kStages = 4;  // steps under way or in use
+  static constexpr int kStages = kStages_;
   static constexpr int kValues = 6;  // kept, entering, dh
   static constexpr int kLaneBytes = kUnits * static_cast<int>(sizeof(T));
   static constexpr int kValueBytes = kLanes * kLaneBytes;

@@ -3,6 +3,9 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
+#include <cstdint>
+#include <type_traits>
+
 #include <cuda_fp16.h>
 
 #include <gru/gru.cuh>

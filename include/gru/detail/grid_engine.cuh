@@ -196,6 +196,7 @@ class GridSteps {
     for (GridKernel<T, kPass> const& kernel : kernels) {
       if (kernel.units < p.hidden_size) continue;
       if (kernel.team > 1 && facts.compute_capability < 90) continue;
+      if (kernel.streams && obstacle_.empty()) continue;  // others keep all of R
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;
       double us = predict_step(kernel.costs, plan, p.batch);

@@ -94,6 +94,7 @@ class Contest {
   void add_ours(OptionSet const& set) {
     Execution execution = bench_.device.execution();
     Problem problem = make_problem(case_.shape, precision_of(case_.type), set);
+    problem.workspace_limit = bench_.settings.workspace_mib << 20;
     if (bench_.settings.second_stream) {
       execution.second_stream = bench_.device.second_stream();
       problem.overlap_products = true;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <limits>
 #include <regex>
@@ -26,7 +27,8 @@ struct Settings {
   std::string algorithms = "likely";  ///< which of the peer's
   bool errors = true;
   bool roofline = false;
-  bool second_stream = false;  ///< for our products of whole sequences
+  bool second_stream = false;       ///< for our products of whole sequences
+  std::size_t workspace_mib = 256;  ///< Problem::workspace_limit
   bool list = false;
   double seconds = std::numeric_limits<double>::infinity();  ///< for everything
   int rounds = 20;
@@ -49,6 +51,7 @@ inline constexpr char const* kSettingsHelp = R"(flags of gru_bench (default in p
   --seconds=S      time for everything; what does not fit is left out, and named (no limit)
   --roofline       add the modelled floor of a step
   --second-stream  our passes may put products of whole sequences on another stream
+  --workspace-limit=MIB  what our passes may ask for (256)
   --out=FILE       where the CSV goes (stdout)
   --context=LIST   key=value pairs for the CSV's head
   --list           name the cases, run none
@@ -112,6 +115,7 @@ inline bool read_setting(std::string const& argument, Settings& s) {
   if (name == "--seconds") return read_positive(value, s.seconds);
   if (name == "--roofline") return s.roofline = value.empty();
   if (name == "--second-stream") return s.second_stream = value.empty();
+  if (name == "--workspace-limit") return read_positive(value, s.workspace_mib);
   if (name == "--list") return s.list = value.empty();
   if (name == "--out") {
     s.out = value;

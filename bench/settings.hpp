@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include <gru/problem.hpp>
+
 #include "measure.hpp"
 #include "type.hpp"
 
@@ -27,8 +29,8 @@ struct Settings {
   std::string algorithms = "likely";  ///< which of the peer's
   bool errors = true;
   bool roofline = false;
-  bool second_stream = false;       ///< for our products of whole sequences
-  std::size_t workspace_mib = 256;  ///< Problem::workspace_limit
+  bool second_stream = false;  ///< for our products of whole sequences
+  std::size_t workspace_mib = Problem{}.workspace_limit >> 20;
   bool list = false;
   double seconds = std::numeric_limits<double>::infinity();  ///< for everything
   int rounds = 20;

@@ -145,6 +145,14 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     return carver.bytes();
   }
 
+  double chunking_us() const override {
+    if (chunks_.size() < 2) return 0;
+    std::int64_t const kernel = kernel_sums_ == SumsIn::kWorkspace ? problem_.input_size : 0;
+    std::int64_t const recurrent = recurrent_sums_ == SumsIn::kWorkspace ? problem_.hidden_size : 0;
+    double const sums = 3.0 * static_cast<double>((kernel + recurrent) * problem_.hidden_size);
+    return static_cast<double>(chunks_.size() - 1) * sums * kChunkUsPerSum;
+  }
+
   void run(Execution const& execution, Weights<T> const& weights, BackwardTensors<T> const& tensors,
            Schedule const& schedule, Masks const& masks, Workspace workspace) const override {
     Problem const& p = problem_;

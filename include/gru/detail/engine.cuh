@@ -25,6 +25,8 @@ class ForwardEngine {
  public:
   virtual ~ForwardEngine() = default;
   virtual std::size_t workspace_bytes() const = 0;
+  /// What cutting the steps into chunks is predicted to cost: nothing that was noticed.
+  double chunking_us() const { return 0; }
   /// Arguments are checked already.
   virtual void run(Execution const& execution, Weights<T> const& weights,
                    ForwardTensors<T> const& tensors, Schedule const& schedule, Masks const& masks,
@@ -37,10 +39,21 @@ class BackwardEngine {
  public:
   virtual ~BackwardEngine() = default;
   virtual std::size_t workspace_bytes() const = 0;
+  /// What cutting the steps into chunks is predicted to cost.
+  virtual double chunking_us() const = 0;
   virtual void run(Execution const& execution, Weights<T> const& weights,
                    BackwardTensors<T> const& tensors, Schedule const& schedule, Masks const& masks,
                    Workspace workspace) const = 0;
 };
+
+/// Why a recurrence in one kernel can run: where its weights are.
+template <typename Recurrence>
+char const* where_weights_are(Recurrence const& recurrence) {
+  if constexpr (Recurrence::kEngine == Engine::kGrid) {
+    if (recurrence.streams()) return "R is on the chip in part, and read from the L2 cache";
+  }
+  return "R stays on the chip";
+}
 
 /// Makes the engines of the candidates that can run, and keeps the one that is chosen. Interface is
 /// ForwardEngine or BackwardEngine.
@@ -58,6 +71,7 @@ class EngineMaker {
     try {
       auto engine = std::make_shared<Made const>(problem_, facts_);
       candidate.workspace_bytes = engine->workspace_bytes();
+      if (candidate.predicted_us > 0) candidate.predicted_us += engine->chunking_us();
       engines_.emplace_back(candidate.engine, std::move(engine));
     } catch (InvalidArgument const& error) {
       candidate.can_run = false;

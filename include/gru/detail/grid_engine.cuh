@@ -180,7 +180,7 @@ class GridSteps {
     std::byte* exchange = nullptr;
   };
 
-  /// Chooses among kernels.
+  /// Chooses among kernels, of which those that stream R come last.
   GridSteps(Problem const& p, DeviceFacts const& facts,
             std::vector<GridKernel<T, kPass>> const& kernels)
       : problem_{p} {
@@ -211,6 +211,7 @@ class GridSteps {
   }
 
   std::string const& obstacle() const { return obstacle_; }
+  bool streams() const { return kernel_.streams; }
   double step_us() const { return step_us_; }
   bool drains_tiles() const {
     return plan_.tiles > kFewTiles && kernel_.sorted_tiles != kernel_.many_tiles;

@@ -179,7 +179,7 @@ Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& fac
   } else {
     Recurrence const recurrence{p, facts};
     candidate.can_run = recurrence.obstacle().empty();
-    candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
+    candidate.reason = candidate.can_run ? where_weights_are(recurrence) : recurrence.obstacle();
     if (candidate.can_run) {
       OverlapCosts const costs = PersistentBackwardSteps<Recurrence>{p, facts}.overlap_costs(facts);
       candidate.predicted_us = kBackwardFrameUs +

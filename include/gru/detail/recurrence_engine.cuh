@@ -291,7 +291,7 @@ Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool 
   } else {
     Recurrence const recurrence{p, facts};
     candidate.can_run = recurrence.obstacle().empty();
-    candidate.reason = candidate.can_run ? "R stays on the chip" : recurrence.obstacle();
+    candidate.reason = candidate.can_run ? where_weights_are(recurrence) : recurrence.obstacle();
     if (candidate.can_run) {
       OverlapCosts const costs = overlap_costs(recurrence, p, facts);
       candidate.predicted_us =

@@ -63,21 +63,15 @@ struct StreamedOrder {
   /// The index-th fragment of a lane.
   template <typename T>
   __device__ Fragment at(std::uint32_t index) const {
-    std::uint32_t rest = index;  // 32 bits: their divisions are much of the packing's time
-    auto const next = [&](int extent) {
-      auto const divisor = static_cast<std::uint32_t>(extent);
-      int const digit = static_cast<int>(rest % divisor);
-      rest /= divisor;
-      return digit;
-    };
-    int const quarter = next(4);
-    int const pair = next(4);
-    int const gate = next(eight_pairs() / 4);
-    int const eight = next(eights);
-    int const mma = next(deep);
-    int const warp = next(warps);
-    int const half = next(2 * depth / deep) * deep + mma;  // of a depth block
-    int const rank = static_cast<int>(rest);
+    Digits digits{index};
+    int const quarter = digits.next(4);
+    int const pair = digits.next(4);
+    int const gate = digits.next(eight_pairs() / 4);
+    int const eight = digits.next(eights);
+    int const mma = digits.next(deep);
+    int const warp = digits.next(warps);
+    int const half = digits.next(2 * depth / deep) * deep + mma;  // of a depth block
+    int const rank = digits.rest();
     int const block = warp * depth + half / 2;
     constexpr int kValues = 16 / static_cast<int>(sizeof(T));
     int const column = quarter * kValues + half % 2 * kValues / 2;

@@ -74,6 +74,23 @@ struct PackedFragment {
   }
 };
 
+/// Takes a number apart, its least digit first. 32 bits: divisions are much of the packing's time.
+class Digits {
+ public:
+  __device__ explicit Digits(std::uint32_t number) : rest_{number} {}
+
+  __device__ int next(int extent) {
+    auto const divisor = static_cast<std::uint32_t>(extent);
+    int const digit = static_cast<int>(rest_ % divisor);
+    rest_ /= divisor;
+    return digit;
+  }
+  __device__ int rest() const { return static_cast<int>(rest_); }
+
+ private:
+  std::uint32_t rest_;
+};
+
 /// How the fragments of a kernel's weights follow each other: for each rank (of a block among those
 /// that share R), each warp, each of the warp's depth blocks, each m (an mma's height), and each of
 /// the depth block's two mma's, 32 lanes of 16 bytes.
@@ -104,20 +121,14 @@ struct FragmentOrder {
   /// That of the index-th fragment.
   template <typename T>
   __device__ Place place(std::uint32_t index) const {
-    std::uint32_t rest = index;  // 32 bits: their divisions are much of the packing's time
-    auto const next = [&](int extent) {
-      auto const divisor = static_cast<std::uint32_t>(extent);
-      int const digit = static_cast<int>(rest % divisor);
-      rest /= divisor;
-      return digit;
-    };
-    int const lane = next(32);
-    int const second = next(2);
+    Digits digits{index};
+    int const lane = digits.next(32);
+    int const second = digits.next(2);
     Place place;
-    place.m = next(height);
-    place.block = next(depth);
-    place.warp = next(warps);
-    place.rank = static_cast<int>(rest);
+    place.m = digits.next(height);
+    place.block = digits.next(depth);
+    place.warp = digits.next(warps);
+    place.rank = digits.rest();
     constexpr int kValues = 16 / static_cast<int>(sizeof(T));
     place.row = lane / 4 * 2;
     place.column = lane % 4 * kValues + second * kValues / 2;

@@ -13,8 +13,8 @@
 #include <gru/detail/tensor_core.cuh>
 #include <gru/detail/tile_deal.cuh>
 
-/// How a grid kernel that streams R spreads a layer over a group of blocks, and how it wants R laid.
-/// The words are those of grid_streamed_parts.cuh.
+/// How a grid kernel that streams R spreads a layer over a group of blocks, and how it wants R
+/// laid. The words are those of grid_streamed_parts.cuh.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 

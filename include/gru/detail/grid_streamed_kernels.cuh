@@ -16,35 +16,17 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
+/// The life of a warp that multiplies and finishes, forward.
 template <typename Shape>
-GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
-    streamed_forward_kernel(__grid_constant__ typename Shape::Work const work) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+__device__ void do_forward_steps(GridBlock<Shape> const& block, StreamedWeights<Shape>& weights) {
   using T = typename Shape::Value;
-  extern __shared__ __align__(128) std::byte shared[];
-  GridBlock<Shape> const block{work, shared};
+  auto const& work = block.work;
   int const steps = work.steps.steps;
-  StreamedWeights<Shape> weights{block};
-  if (threadIdx.x == 0) {
-    weights.init_barriers();
-    block.expired() = 0;
-  }
-  __syncthreads();
-  if (threadIdx.x >= Shape::kLanes) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    ptx::give_registers<Shape::kCopyingRegisters>();
-#endif
-    if (threadIdx.x == Shape::kLanes) weights.copy_slices(steps);
-    return;
-  }
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  ptx::take_registers<Shape::kRegisters>();
-#endif
   StreamedProduct<Shape> product{block, weights};
   StreamedPlace<Shape> const place{block};
 
   typename Shape::Inputs inputs{work.steps,
-                                shared + block.layout.inputs,
+                                block.shared + block.layout.inputs,
                                 static_cast<int>(threadIdx.x),
                                 place.tiles,
                                 place.tile_row,
@@ -98,38 +80,32 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     finisher.advance();
     inputs.fetch(i + Shape::Inputs::kStages);
   }
+}
+
+/// Does the steps.
+template <typename Shape>
+GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
+    streamed_forward_kernel(__grid_constant__ typename Shape::Work const work) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) std::byte shared[];
+  run_streamed_block(GridBlock<Shape>{work, shared},
+                     [](GridBlock<Shape> const& block, StreamedWeights<Shape>& weights) {
+                       do_forward_steps(block, weights);
+                     });
 #endif
 }
 
+/// The life of a warp that multiplies and finishes, backward.
 template <typename Shape>
-GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
-    streamed_backward_kernel(__grid_constant__ typename Shape::Work const work) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+__device__ void do_backward_steps(GridBlock<Shape> const& block, StreamedWeights<Shape>& weights) {
   using T = typename Shape::Value;
-  extern __shared__ __align__(128) std::byte shared[];
-  GridBlock<Shape> const block{work, shared};
+  auto const& work = block.work;
   int const steps = work.steps.steps;
-  StreamedWeights<Shape> weights{block};
-  if (threadIdx.x == 0) {
-    weights.init_barriers();
-    block.expired() = 0;
-  }
-  __syncthreads();
-  if (threadIdx.x >= Shape::kLanes) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    ptx::give_registers<Shape::kCopyingRegisters>();
-#endif
-    if (threadIdx.x == Shape::kLanes) weights.copy_slices(steps);
-    return;
-  }
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  ptx::take_registers<Shape::kRegisters>();
-#endif
   StreamedProduct<Shape> product{block, weights};
   StreamedPlace<Shape> const place{block};
 
   typename Shape::Inputs inputs{work.steps,
-                                shared + block.layout.inputs,
+                                block.shared + block.layout.inputs,
                                 static_cast<int>(threadIdx.x),
                                 place.tiles,
                                 place.tile_row,
@@ -195,6 +171,18 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
   }
   // The rows of a lane without tiles are another's.
   if (place.tiles.count > 0) finisher.leave_bias_sums(inputs.rows().row(0));
+}
+
+/// Does the steps back.
+template <typename Shape>
+GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
+    streamed_backward_kernel(__grid_constant__ typename Shape::Work const work) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) std::byte shared[];
+  run_streamed_block(GridBlock<Shape>{work, shared},
+                     [](GridBlock<Shape> const& block, StreamedWeights<Shape>& weights) {
+                       do_backward_steps(block, weights);
+                     });
 #endif
 }
 

@@ -92,21 +92,18 @@ class StreamedWeights {
   __device__ int count() const {
     return slices_;
   }
-  /// Where a slice is, once it is there; beyond the last, one that is.
-  __device__ std::uint32_t take(int number) const {
+  /// Where the next slice is, once it is there; beyond the last, one that is.
+  __device__ std::uint32_t take(int number) {
     if (!is_in_ring(number)) {
       return resident_ + min(number / 2, Shape::kResident - 1) * Shape::kSlice;
     }
     ptx::wait(full(slot_), parity_);
-    return ring_ + slot_ * Shape::kSlice;
-  }
-  /// Goes on from a slice that was taken.
-  __device__ void advance(int number) {
-    if (!is_in_ring(number)) return;
+    std::uint32_t const at = ring_ + slot_ * Shape::kSlice;
     if (++slot_ == Shape::kRing) {
       slot_ = 0;
       parity_ ^= 1;
     }
+    return at;
   }
   /// Says that the warp has read a slice; its successor was taken.
   __device__ void give_back(int number) {
@@ -255,7 +252,6 @@ class StreamedProduct {
 
   __device__ void load(Slice& slice, int number) {
     std::uint32_t const from = weights_.take(number) + weights_at_;
-    weights_.advance(number);
 #pragma unroll
     for (int deep = 0; deep < Shape::kDeep; ++deep) {
 #pragma unroll
@@ -391,6 +387,28 @@ __device__ void exchange_sums(GridBlock<Shape> const& block, StreamedPlace<Shape
       for (int k = 0; k < Shape::kLaneTiles; ++k) place.add_up(block, k, sums[k]);
     }
   }
+}
+
+/// The life of a block, whose 8 warps do `do_steps`, while a thread copies R.
+template <typename Shape, typename DoSteps>
+__device__ void run_streamed_block(GridBlock<Shape> const& block, DoSteps const& do_steps) {
+  StreamedWeights<Shape> weights{block};
+  if (threadIdx.x == 0) {
+    weights.init_barriers();
+    block.expired() = 0;
+  }
+  __syncthreads();
+  if (threadIdx.x >= Shape::kLanes) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    ptx::give_registers<Shape::kCopyingRegisters>();
+#endif
+    if (threadIdx.x == Shape::kLanes) weights.copy_slices(block.work.steps.steps);
+    return;
+  }
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  ptx::take_registers<Shape::kRegisters>();
+#endif
+  do_steps(block, weights);
 }
 
 }  // namespace GRU_DEVICE_NAMESPACE

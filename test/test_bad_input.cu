@@ -64,8 +64,10 @@ TEST_CASE("a device before sm_75, or a build without code for the device, cannot
           "[bad-input][device]") {
   gru::Problem const problem = valid_problem();
   auto const decide = [&](int compute_capability, bool has_code) {
-    return gru::detail::decide(problem,
-                               {gru::detail::stepwise_candidate(compute_capability, has_code)});
+    gru::detail::DeviceFacts facts;
+    facts.compute_capability = compute_capability;
+    facts.has_code = has_code;
+    return gru::detail::decide(problem, {gru::detail::stepwise_candidate(facts)});
   };
   CHECK_NOTHROW(decide(75, true));
   check_throws<gru::Unsupported>([&] { decide(70, true); }, {"stepwise", "7.5", "7.0"});

@@ -4,6 +4,7 @@
 #include <catch2/generators/catch_generators.hpp>
 
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include <cuda_fp16.h>
@@ -20,6 +21,12 @@
 /// up to some multiple of 128 units.
 namespace gru::test {
 namespace {
+
+/// Stands for the grid engine.
+struct GridDouble {
+  static constexpr gru::Engine kEngine = gru::Engine::kGrid;
+  bool streams() const { return false; }
+};
 
 /// Forward alone, nothing optional.
 Choices plain() {
@@ -212,6 +219,19 @@ TEST_CASE("An engine that cannot run says why, and asking for it throws Unsuppor
       }
     }
   }
+}
+
+TEST_CASE("The grid engine in code for sm_90 says that code for sm_90a would be faster") {
+  gru::detail::DeviceFacts facts;
+  facts.has_code = true;
+  auto const says_so = [&](int compute_capability, bool has_sm_90a_code) {
+    facts.compute_capability = compute_capability;
+    facts.has_sm_90a_code = has_sm_90a_code;
+    return gru::detail::why_it_runs(GridDouble{}, facts).find("sm_90a") != std::string::npos;
+  };
+  CHECK(says_so(90, false));
+  CHECK_FALSE(says_so(90, true));
+  CHECK_FALSE(says_so(80, false));
 }
 
 }  // namespace

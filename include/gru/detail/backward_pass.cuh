@@ -25,23 +25,22 @@ BackwardPass<T>::BackwardPass(Problem const& problem) : problem_{problem} {
   detail::check_keeps_for_backward(problem_);
   detail::DeviceFacts const& facts = detail::current_device_facts();
   device_ = facts.device;
-  bool const has_code = detail::has_code_for_device();
   double const stepwise_us = detail::predict_stepwise<T>(problem_, true);
-  Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
+  Candidate stepwise = detail::stepwise_candidate(facts, stepwise_us);
   std::vector<Candidate> candidates;
   using Engines = detail::EngineMaker<detail::BackwardEngine<T>>;
   Engines engines{problem_, facts};
   engines.template make<detail::StepwiseBackward<T>>(stepwise);
   candidates.push_back(stepwise);
   if constexpr (!std::is_same_v<T, double>) {
-    detail::consider_backward_recurrence<detail::ClusterBackwardRecurrence<T>>(
-        engines, candidates, problem_, facts, has_code);
-    detail::consider_backward_recurrence<detail::GridBackwardRecurrence<T>>(
-        engines, candidates, problem_, facts, has_code);
+    detail::consider_backward_recurrence<detail::ClusterBackwardRecurrence<T>>(engines, candidates,
+                                                                               problem_, facts);
+    detail::consider_backward_recurrence<detail::GridBackwardRecurrence<T>>(engines, candidates,
+                                                                            problem_, facts);
     detail::consider_backward_recurrence<detail::FmaClusterBackwardRecurrence<T>>(
-        engines, candidates, problem_, facts, has_code);
-    detail::consider_backward_recurrence<detail::FmaGridBackwardRecurrence<T>>(
-        engines, candidates, problem_, facts, has_code);
+        engines, candidates, problem_, facts);
+    detail::consider_backward_recurrence<detail::FmaGridBackwardRecurrence<T>>(engines, candidates,
+                                                                               problem_, facts);
   }
   candidates.push_back(detail::host_candidate_on_device());
   decision_ = engines.decide(std::move(candidates), engine_);

@@ -40,14 +40,45 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// What the engines know about a device.
+/// What the engines know about a device, and about this binary's code for it.
 struct DeviceFacts {
   int device = 0;
   int compute_capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
+  bool has_code = false;            // that the device can run
+  bool has_sm_90a_code = false;     // and that uses what code for sm_90 cannot
   cublasLtHandle_t blas = nullptr;  // only asked for algorithms; owned here, for the whole process
+
+  /// Whether other code, built for sm_90a, would be faster.
+  bool lacks_sm_90a_code() const { return compute_capability == 90 && !has_sm_90a_code; }
 };
 
+/// Never launched. The threads that it may have tell the host for what it was compiled.
+inline constexpr int kSm90aThreads = 64;
+template <typename = void>
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+GRU_KERNEL void __launch_bounds__(kSm90aThreads) code_marker_kernel() {
+}
+#else
+GRU_KERNEL void __launch_bounds__(kSm90aThreads / 2) code_marker_kernel() {
+}
+#endif
+
+/// Finds what code this binary holds for the current device.
+inline void find_code(DeviceFacts& facts) {
+  cudaFuncAttributes attributes;
+  cudaError_t const status = cudaFuncGetAttributes(&attributes, code_marker_kernel<>);
+  facts.has_code = status == cudaSuccess;
+  facts.has_sm_90a_code = facts.has_code && attributes.maxThreadsPerBlock == kSm90aThreads;
+  if (facts.has_code) return;
+  static_cast<void>(cudaGetLastError());  // the answer is "no", not an error of a later call
+  bool const no_code =
+      status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+      status == cudaErrorInvalidKernelImage || status == cudaErrorUnsupportedPtxVersion;
+  if (!no_code) GRU_CUDA_TRY(status);
+}
+
+/// Asks for what there is to know about the current device.
 inline DeviceFacts query_device(int device) {
   DeviceFacts facts;
   facts.device = device;
@@ -58,6 +89,7 @@ inline DeviceFacts query_device(int device) {
   facts.compute_capability = 10 * major + minor;
   GRU_CUDA_TRY(
       cudaDeviceGetAttribute(&facts.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  find_code(facts);
   GRU_CUBLAS_TRY(cublasLtCreate(&facts.blas));
   return facts;
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -46,13 +47,16 @@ class BackwardEngine {
                    Workspace workspace) const = 0;
 };
 
-/// Why a recurrence in one kernel can run: where its weights are.
+/// Why a recurrence in one kernel can run: where its weights are, and what the build lacks.
 template <typename Recurrence>
-char const* where_weights_are(Recurrence const& recurrence) {
+std::string why_it_runs(Recurrence const& recurrence, DeviceFacts const& facts) {
+  std::string reason = "R stays on the chip";
   if constexpr (Recurrence::kEngine == Engine::kGrid) {
-    if (recurrence.streams()) return "R is on the chip in part, and read from the L2 cache";
+    if (recurrence.streams()) reason = "R is on the chip in part, and read from the L2 cache";
+    if (facts.lacks_sm_90a_code())
+      reason += "; code for sm_90a would be faster than this for sm_90";
   }
-  return "R stays on the chip";
+  return reason;
 }
 
 /// Makes the engines of the candidates that can run, and keeps the one that is chosen. Interface is

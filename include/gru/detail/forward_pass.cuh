@@ -22,23 +22,19 @@ ForwardPass<T>::ForwardPass(Problem const& problem) : problem_{problem} {
   detail::check_types<T>(problem_);
   detail::DeviceFacts const& facts = detail::current_device_facts();
   device_ = facts.device;
-  bool const has_code = detail::has_code_for_device();
   double const stepwise_us = detail::predict_stepwise<T>(problem_, false);
-  Candidate stepwise = detail::stepwise_candidate(facts.compute_capability, has_code, stepwise_us);
+  Candidate stepwise = detail::stepwise_candidate(facts, stepwise_us);
   std::vector<Candidate> candidates;
   using Engines = detail::EngineMaker<detail::ForwardEngine<T>>;
   Engines engines{problem_, facts};
   engines.template make<detail::StepwiseForward<T>>(stepwise);
   candidates.push_back(stepwise);
   if constexpr (!std::is_same_v<T, double>) {
-    detail::consider_recurrence<detail::ClusterRecurrence<T>>(engines, candidates, problem_, facts,
-                                                              has_code);
-    detail::consider_recurrence<detail::GridRecurrence<T>>(engines, candidates, problem_, facts,
-                                                           has_code);
+    detail::consider_recurrence<detail::ClusterRecurrence<T>>(engines, candidates, problem_, facts);
+    detail::consider_recurrence<detail::GridRecurrence<T>>(engines, candidates, problem_, facts);
     detail::consider_recurrence<detail::FmaClusterRecurrence<T>>(engines, candidates, problem_,
-                                                                 facts, has_code);
-    detail::consider_recurrence<detail::FmaGridRecurrence<T>>(engines, candidates, problem_, facts,
-                                                              has_code);
+                                                                 facts);
+    detail::consider_recurrence<detail::FmaGridRecurrence<T>>(engines, candidates, problem_, facts);
   }
   candidates.push_back(detail::host_candidate_on_device());
   decision_ = engines.decide(std::move(candidates), engine_);

@@ -164,7 +164,7 @@ class PersistentBackwardSteps {
 
 /// An engine of persistent kernels as a candidate. Throws only where CUDA fails.
 template <typename Recurrence>
-Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool has_code) {
+Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& facts) {
   using T = typename Recurrence::Value;
   constexpr int kLeast = Recurrence::kLeastComputeCapability;
   Candidate candidate;
@@ -172,14 +172,14 @@ Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& fac
   if (facts.compute_capability < kLeast) {
     candidate.reason = "needs compute capability " + std::to_string(kLeast / 10) + '.' +
                        std::to_string(kLeast % 10);
-  } else if (!has_code) {
+  } else if (!facts.has_code) {
     candidate.reason = "built without code for the device";
   } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
     candidate.reason = "counts steps in 32 bits";
   } else {
     Recurrence const recurrence{p, facts};
     candidate.can_run = recurrence.obstacle().empty();
-    candidate.reason = candidate.can_run ? where_weights_are(recurrence) : recurrence.obstacle();
+    candidate.reason = candidate.can_run ? why_it_runs(recurrence, facts) : recurrence.obstacle();
     if (candidate.can_run) {
       OverlapCosts const costs = PersistentBackwardSteps<Recurrence>{p, facts}.overlap_costs(facts);
       candidate.predicted_us = kBackwardFrameUs +
@@ -194,8 +194,8 @@ Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& fac
 template <typename Recurrence>
 void consider_backward_recurrence(EngineMaker<BackwardEngine<typename Recurrence::Value>>& engines,
                                   std::vector<Candidate>& candidates, Problem const& p,
-                                  DeviceFacts const& facts, bool has_code) {
-  Candidate candidate = backward_recurrence_candidate<Recurrence>(p, facts, has_code);
+                                  DeviceFacts const& facts) {
+  Candidate candidate = backward_recurrence_candidate<Recurrence>(p, facts);
   engines.template make<ChunkedBackward<PersistentBackwardSteps<Recurrence>>>(candidate);
   candidates.push_back(std::move(candidate));
 }

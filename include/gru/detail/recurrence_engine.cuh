@@ -277,21 +277,21 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
 
 /// An engine of persistent kernels as a candidate. Throws only where CUDA fails.
 template <typename Recurrence>
-Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool has_code) {
+Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts) {
   constexpr int kLeast = Recurrence::kLeastComputeCapability;
   Candidate candidate;
   candidate.engine = Recurrence::kEngine;
   if (facts.compute_capability < kLeast) {
     candidate.reason = "needs compute capability " + std::to_string(kLeast / 10) + '.' +
                        std::to_string(kLeast % 10);
-  } else if (!has_code) {
+  } else if (!facts.has_code) {
     candidate.reason = "built without code for the device";
   } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
     candidate.reason = "counts steps in 32 bits";
   } else {
     Recurrence const recurrence{p, facts};
     candidate.can_run = recurrence.obstacle().empty();
-    candidate.reason = candidate.can_run ? where_weights_are(recurrence) : recurrence.obstacle();
+    candidate.reason = candidate.can_run ? why_it_runs(recurrence, facts) : recurrence.obstacle();
     if (candidate.can_run) {
       OverlapCosts const costs = overlap_costs(recurrence, p, facts);
       candidate.predicted_us =
@@ -306,8 +306,8 @@ Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts, bool 
 template <typename Recurrence>
 void consider_recurrence(EngineMaker<ForwardEngine<typename Recurrence::Value>>& engines,
                          std::vector<Candidate>& candidates, Problem const& p,
-                         DeviceFacts const& facts, bool has_code) {
-  Candidate candidate = recurrence_candidate<Recurrence>(p, facts, has_code);
+                         DeviceFacts const& facts) {
+  Candidate candidate = recurrence_candidate<Recurrence>(p, facts);
   engines.template make<RecurrenceForwardEngine<Recurrence>>(candidate);
   candidates.push_back(std::move(candidate));
 }

@@ -30,7 +30,7 @@ struct ClusterShape {
   static_assert(kSplit == 2 || kSplit == 4, "warps work in pairs");
 
   template <bool kSorts>
-  using Inputs = InputRing<T, 2, kThreads, kSorts>;
+  using Inputs = InputRing<T, 2, kThreads, kSorts, 4, SharedFlags>;
   using Finisher = ForwardLane<T, 2, CellValue<T>>;
 
   /// The most tiles of a cluster that one lane finishes.

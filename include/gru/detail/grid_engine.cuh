@@ -32,10 +32,12 @@ struct GridCosts {
   double tile_us;
 };
 
-/// What code for sm_90 takes, which cannot give registers to the warps that need them, as a share
-/// of what code for sm_90a takes: the mean of what was measured, and where R is streamed.
-inline constexpr double kPlainCodeCost = 1.08;
-inline constexpr double kPlainStreamedCost = 1.44;
+/// What code for sm_90 takes, whose warps cannot share registers unevenly, as a multiple of what
+/// code for sm_90a takes: means of what was measured.
+template <typename T>
+double plain_code_cost(bool streams) {
+  return streams && sizeof(T) == 2 ? 1.45 : 1.08;
+}
 
 /// The kernel that does the steps in a shape: each pass has its own.
 template <typename Shape>
@@ -206,7 +208,7 @@ class GridSteps {
       if (plan.groups == 0) continue;
       double us = predict_step(kernel.costs, plan, p.batch);
       if (kernel.streams) us *= static_cast<double>(p.hidden_size) / kernel.units;
-      if (facts.lacks_sm_90a_code()) us *= kernel.streams ? kPlainStreamedCost : kPlainCodeCost;
+      if (facts.lacks_sm_90a_code()) us *= plain_code_cost<T>(kernel.streams);
       if (!obstacle_.empty() || us < step_us_) {
         kernel_ = kernel;
         plan_ = plan;

@@ -46,6 +46,7 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
 #pragma unroll 1
     for (int k = 0; k < tiles_now; ++k) {
       StepInput<2> const input = inputs.read(i, k);
+      int const n = inputs.rows().row(k);
       float2 const kept = ptx::load_shared_pair(place.carried + k * Shape::kCarried);
       float state[2] = {kept.x, kept.y};
 
@@ -64,7 +65,6 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
       std::remove_const_t<decltype(words)> nothing;
       memset(&nothing, 0xff, sizeof nothing);
       if (is_row) ptx::store_relaxed(past, nothing);
-      int const n = inputs.rows().row(k);
       finisher.write(result, input, n, state);
       if (k >= tiles_next) finisher.leave(result, n, state);
       ptx::store_shared_pair(place.carried + k * Shape::kCarried, state[0], state[1]);

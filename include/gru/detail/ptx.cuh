@@ -94,6 +94,19 @@ __device__ void copy_async(std::uint32_t to, void const* from) {
                : "memory");
 }
 
+/// The same where `copies`, without a branch.
+template <int kBytes>
+__device__ void copy_async_if(bool copies, std::uint32_t to, void const* from) {
+  asm volatile(
+      "{\n"
+      ".reg .pred copies;\n"
+      "setp.ne.b32 copies, %3, 0;\n"
+      "@copies cp.async.ca.shared.global [%0], [%1], %2;\n"
+      "}" ::"r"(to),
+      "l"(from), "n"(kBytes), "r"(static_cast<int>(copies))
+      : "memory");
+}
+
 /// Ends the group of copies begun since the last one.
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -133,8 +133,8 @@ struct StepInput {
 };
 
 /// The rows that a lane finishes, one in each of its tiles, counted from the row `first()` on.
-/// Where they may be sorted, their numbers are kept in shared memory; the lanes of a warp that are
-/// 4 apart finish the same rows.
+/// Where they are sorted, their numbers are kept in shared memory; the lanes of a warp that are 4
+/// apart finish the same rows.
 template <typename Steps, int kLanes, bool kSorts>
 class LaneRows {
  public:
@@ -148,7 +148,7 @@ class LaneRows {
         tiles_{tiles},
         tile_row_{tile_row},
         sorted_{shared + (lane / 32 * 4 + lane % 4) * 4} {
-    if (!is_sorted()) return;
+    if constexpr (!kSorts) return;
     for (int k = 0; k < tiles.count; ++k) {
       std::uint32_t const row = has(k) ? steps.deal.order[place(k)] : steps.batch;
       ptx::store_shared(sorted_ + k * kTileBytes, row);
@@ -162,12 +162,11 @@ class LaneRows {
 
   /// The row in the k-th tile; beyond the batch where there is none.
   __device__ int row(int k) const {
-    if (is_sorted()) return __float_as_int(ptx::load_shared(sorted_ + k * kTileBytes));
+    if constexpr (kSorts) return __float_as_int(ptx::load_shared(sorted_ + k * kTileBytes));
     return place(k) - first();
   }
 
  private:
-  __device__ bool is_sorted() const { return kSorts && steps_.deal.order != nullptr; }
   __device__ int place(int k) const { return tiles_.place(k, tile_row_); }
 
   Steps const& steps_;
@@ -177,11 +176,13 @@ class LaneRows {
 };
 
 /// The inputs of the steps to come, on their way through shared memory. Each lane fetches what it
-/// will read itself, so that no barrier is needed.
+/// will read itself, so that no barrier is needed, but where flags are shared.
 ///
 /// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
-/// rows may be sorted. kStages_: how many steps are under way or in use.
-template <typename T, int kUnits, int kLanes, bool kSorts, int kStages_ = 4>
+/// rows are sorted. kStages_: how many steps are under way or in use. Flags: how flags get to
+/// lanes.
+template <typename T, int kUnits, int kLanes, bool kSorts, int kStages_ = 4,
+          typename Flags = OwnFlags>
 class InputRing {
  public:
   using OwnRows = LaneRows<RecurrentForward<T>, kLanes, kSorts>;
@@ -202,6 +203,7 @@ class InputRing {
         lane_{lane},
         stage_bytes_{most_tiles * kTileBytes},
         flag_shift_{step_flags::shift(unit)},
+        flags_{lane, tile_row, unit},
         rows_{pass, tiles, tile_row, shared_ + kStages * stage_bytes_, lane},
         active_{pass, {tiles.first, tiles.apart, unit < pass.hidden ? tiles.count : 0}} {
     std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + rows_.first();
@@ -219,6 +221,7 @@ class InputRing {
   __device__ void fetch(int i) {
     if (i < pass_.steps) {
       std::uint32_t const to = shared_ + i % kStages * stage_bytes_;
+      if (pass_.flags != nullptr) flags_.meet();
 #pragma unroll 1
       for (int tile = 0; tile < active_.count() && rows_.has(tile); ++tile) {
         std::int64_t const n = rows_.row(tile);
@@ -231,8 +234,8 @@ class InputRing {
           if (pair_ == 3) fetch_gates<4>(at + 4, p + 4);
         }
         if (pass_.flags != nullptr) {
-          ptx::copy_async<4>(to + tile * kTileBytes + 3 * kGateBytes + lane_ * 4,
-                             next_flags_ + n * pass_.flags_pitch);
+          flags_.fetch(to + tile * kTileBytes + 3 * kGateBytes,
+                       next_flags_ + n * pass_.flags_pitch);
         }
       }
       active_.advance();
@@ -245,6 +248,7 @@ class InputRing {
   /// Waits until the step has arrived that was fetched kStages - 1 fetches ago.
   __device__ void wait() const {
     ptx::wait_copies<kStages - 1>();
+    if (pass_.flags != nullptr) flags_.meet();
   }
 
   /// The chunk's i-th step of a tile, which must have arrived.
@@ -263,7 +267,8 @@ class InputRing {
       }
     }
     // Without a branch: a step must not wait here for the flags to arrive.
-    std::uint32_t const word = __float_as_uint(ptx::load_shared(from + 3 * kGateBytes + lane_ * 4));
+    std::uint32_t const word =
+        __float_as_uint(ptx::load_shared(from + 3 * kGateBytes + flags_.at()));
     std::uint32_t const own = step_flags::of_lane<kUnits>(word, flag_shift_);
     input.flags =
         (pass_.flags != nullptr ? own : step_flags::kPlain) & (rows_.has(tile) ? 255u : 0u);
@@ -284,6 +289,7 @@ class InputRing {
   int lane_;
   int stage_bytes_;
   int flag_shift_;
+  Flags flags_;
   OwnRows rows_;
   ActiveTiles<RecurrentForward<T>, kSorts>
       active_;  // that need inputs, in the step to be fetched next

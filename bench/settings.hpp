@@ -53,7 +53,7 @@ inline constexpr char const* kSettingsHelp = R"(flags of gru_bench (default in p
   --seconds=S      time for everything; what does not fit is left out, and named (no limit)
   --roofline       add the modelled floor of a step
   --second-stream  our passes may put products of whole sequences on another stream
-  --workspace-limit=MIB  what our passes may ask for (256)
+  --workspace-limit=MIB  what our passes may ask for (512)
   --out=FILE       where the CSV goes (stdout)
   --context=LIST   key=value pairs for the CSV's head
   --list           name the cases, run none

@@ -165,7 +165,7 @@ struct Problem {
   WeightGradientType weight_gradient_type = WeightGradientType::kSameAsData;
 
   Engine engine = Engine::kAutomatic;
-  std::size_t workspace_limit = std::size_t{256} << 20;  ///< Bytes that a pass may ask for.
+  std::size_t workspace_limit = std::size_t{512} << 20;  ///< Bytes that a pass may ask for.
   /// Runs bring Execution::second_stream: a pass may cut the steps so that products over whole
   /// sequences (forward the input product of steps to come, backward dx, dW and dR) run beside the
   /// recurrence. Ignored where that is not predicted to pay, by engines that do not do it, and on

@@ -425,12 +425,13 @@ print((peak() - before) / (4 * 4 * steps * batch * units))
 
 def test_an_eager_backward_makes_no_zeros_for_the_reserve(run_python):
     """By what part of the reserve (1 GiB) the peak grows in backward: dh is a quarter, the
-    workspace (256 MiB at most) another; zeros for the reserve would add all of it."""
+    workspace (512 MiB at most) a half; zeros for the reserve would add all of it."""
     growth = float(run_python(PEAK, "train").split()[-1])
-    assert growth < 0.75, growth
+    assert growth < 1, growth
 
 
 def test_a_graph_for_inference_has_no_reserve(run_python):
-    """The peak grows by the output and the workspace, a quarter each; a reserve would add all."""
+    """The peak grows by the output, a quarter, and the workspace, a half at most; a reserve would
+    add all."""
     growth = float(run_python(PEAK, "inference").split()[-1])
-    assert growth < 0.75, growth
+    assert growth < 1, growth

@@ -144,6 +144,54 @@ TEMPLATE_TEST_CASE("Two runs at once on two streams give what each gives alone",
   }
 }
 
+/// Makes a device the current one as long as it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    check_cuda(cudaGetDevice(&before_), "the device");
+    check_cuda(cudaSetDevice(device), "the device");
+  }
+  CurrentDevice(CurrentDevice const&) = delete;
+  CurrentDevice& operator=(CurrentDevice const&) = delete;
+  ~CurrentDevice() { cudaSetDevice(before_); }
+
+ private:
+  int before_ = 0;
+};
+
+TEMPLATE_TEST_CASE("Runs on two devices at once give the same", "", Half, Fp32) {
+  int devices = 0;
+  if (has_device()) check_cuda(cudaGetDeviceCount(&devices), "the devices");
+  if (devices < 2) SKIP("fewer than two CUDA devices");
+  for (Sizes const& sizes : kSizes) {
+    for (gru::Engine const engine : engines_of<TestType>(sizes)) {
+      INFO(to_string(sizes) << ": " << to_string(engine));
+      std::unique_ptr<DeviceContext> contexts[2];
+      std::unique_ptr<Run<TestType>> runs[2];
+      RawBytes h[2];
+      auto const enqueue = [&](int i) {
+        runs[i]->enqueue(contexts[i]->blas(), contexts[i]->stream());
+      };
+      auto const on_each = [](auto const& act) {
+        for (int i = 0; i < 2; ++i) {
+          CurrentDevice const current{i};
+          act(i);
+        }
+      };
+      on_each([&](int i) {
+        contexts[i] = std::make_unique<DeviceContext>();
+        runs[i] = std::make_unique<Run<TestType>>(engine, sizes, 1);
+        runs[i]->poison();
+      });
+      for (int turn = 0; turn < 6; ++turn) on_each(enqueue);
+      on_each([&](int i) { h[i] = runs[i]->finish(contexts[i]->stream()); });
+      CHECK(h[0] == h[1]);
+      // A pass belongs to the device that was current when it was made.
+      CHECK_THROWS_AS(enqueue(1), InvalidArgument);
+    }
+  }
+}
+
 /// Keeps its blocks on the device for so many nanoseconds.
 __global__ void spin_kernel(long long nanoseconds) {
   long long begin = 0;

@@ -18,6 +18,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/device.hpp"
@@ -70,7 +71,8 @@ class DeviceContext {
 class DeviceMemory final : public Memory {
  public:
   explicit DeviceMemory(std::size_t bytes) : bytes_{bytes} {
-    std::vector<std::byte*>& kept = kept_of_size()[bytes];
+    check_cuda(cudaGetDevice(&device_), "the device");
+    std::vector<std::byte*>& kept = kept_of({device_, bytes});
     if (!kept.empty()) {
       data_ = kept.back();
       kept.pop_back();
@@ -86,7 +88,7 @@ class DeviceMemory final : public Memory {
     if (bytes_ > kMostKept) {
       cudaFree(data_);
     } else {
-      kept_of_size()[bytes_].push_back(data_);
+      kept_of({device_, bytes_}).push_back(data_);
     }
   }
 
@@ -108,13 +110,15 @@ class DeviceMemory final : public Memory {
  private:
   static constexpr std::size_t kMostKept = std::size_t{1} << 20;
 
-  /// Never destroyed: at exit the CUDA runtime may be gone first.
-  static std::map<std::size_t, std::vector<std::byte*>>& kept_of_size() {
-    static auto& kept = *new std::map<std::size_t, std::vector<std::byte*>>;
-    return kept;
+  /// What is kept of a device and a size. Never destroyed: at exit the CUDA runtime may be gone
+  /// first.
+  static std::vector<std::byte*>& kept_of(std::pair<int, std::size_t> const& kind) {
+    static auto& kept = *new std::map<std::pair<int, std::size_t>, std::vector<std::byte*>>;
+    return kept[kind];
   }
 
   std::size_t bytes_;
+  int device_ = 0;
   std::byte* data_ = nullptr;
 };
 

@@ -148,8 +148,7 @@ class LaneRows {
         tiles_{tiles},
         tile_row_{tile_row},
         sorted_{shared + (lane / 32 * 4 + lane % 4) * 4} {
-    if constexpr (!kSorts) return;
-    for (int k = 0; k < tiles.count; ++k) {
+    for (int k = 0; kSorts && k < tiles.count; ++k) {
       std::uint32_t const row = has(k) ? steps.deal.order[place(k)] : steps.batch;
       ptx::store_shared(sorted_ + k * kTileBytes, row);
     }
@@ -162,8 +161,7 @@ class LaneRows {
 
   /// The row in the k-th tile; beyond the batch where there is none.
   __device__ int row(int k) const {
-    if constexpr (kSorts) return __float_as_int(ptx::load_shared(sorted_ + k * kTileBytes));
-    return place(k) - first();
+    return kSorts ? __float_as_int(ptx::load_shared(sorted_ + k * kTileBytes)) : place(k) - first();
   }
 
  private:

@@ -35,7 +35,7 @@ std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precis
             of(GridShape<T, kDirect, 1, 12>{}, {1.71, 1.85, 0.15, 1.22}),
             of(StreamedShape<T, 2, 16>{}, {9.70, 10.4, 10.3, 0.03})};
   } else if (precision == Precision::kFp32) {
-    return {of(GridShape<T, kSplit, 1, 4>{}, {1.55, 1.60, 0.45, 0.94}),
+    return {of(GridShape<T, kSplit, 1, 4>{}, {1.27, 1.30, 0.45, 0.94}),
             of(GridShape<T, kSplit, 2, 4>{}, {2.38, 2.50, 0.00, 2.01}),
             of(GridShape<T, kSplit, 1, 8>{}, {2.45, 2.62, 0.50, 1.67}),
             of(GridShape<T, kSplit, 1, 12>{}, {3.17, 3.27, 0.10, 2.72})};

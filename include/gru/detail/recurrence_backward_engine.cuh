@@ -185,6 +185,9 @@ Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& fac
       candidate.predicted_us = kBackwardFrameUs +
                                predict_recurrence_start<T>(p, Recurrence::kEngine) +
                                predict_overlap(cut_for_overlap(p.steps, p.steps, costs), costs);
+      if constexpr (Recurrence::kEngine == Engine::kGrid) {
+        candidate.predicted_us += predict_backward_exchange(p);
+      }
     }
   }
   return candidate;

@@ -19,6 +19,11 @@ import numpy as np
 
 import gru_jax
 
+USUAL = {"T": 128, "N": 256, "H": 256}  # the case in which the sweeps of SHAPES meet
+SHAPES = [(128, n, 256) for n in (256, 32, 1024, 4096)]
+SHAPES += [(t, 256, 256) for t in (16, 1000)]
+SHAPES += [(128, 256, h) for h in (64, 512, 1024)]
+
 
 def scan(x, params, h0, starts):
     def step(state, inputs):
@@ -93,7 +98,7 @@ def read(table):
 
 
 def draw(table, chart):
-    """How many times faster than the scan, over N; a panel for each type and work."""
+    """How many times faster than the scan, over each size, where the others are the usual."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -101,51 +106,44 @@ def draw(table, chart):
     import matplotlib.pyplot as plt
 
     rows = list(read(table))
-    panels = list(dict.fromkeys((dtype, work) for dtype, work, *_ in rows))
-    size = (1.5 + 3 * len(panels), 3.4)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    figure.set_layout_engine("constrained")
-    for panel, ax in zip(panels, axes[0], strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(10, 4), sharey=True, layout="constrained")
+    for i, (name, ax) in enumerate(zip(USUAL, axes, strict=True)):
         lines = {}
-        for dtype, work, steps, batch, units, ours, theirs in rows:
-            if (dtype, work) == panel:
-                lines.setdefault((steps, units), []).append((batch, theirs / ours))
-        for (steps, units), points in lines.items():
-            ax.plot(*zip(*points, strict=True), marker=".", label=f"T {steps}, H {units}")
+        for dtype, work, *sizes, ours, theirs in rows:
+            usual = [*USUAL.values()]
+            usual[i] = sizes[i]
+            if sizes == usual:
+                lines.setdefault((dtype, work), []).append((sizes[i], theirs / ours))
+        for line, points in lines.items():
+            ax.plot(*zip(*sorted(points), strict=True), marker=".", label=", ".join(line))
+        others = ", ".join(f"{other} {USUAL[other]}" for other in USUAL if other != name)
+        ax.set(title=others, xlabel=name, xscale="log", yscale="log")
         ax.axhline(1, color="gray", linewidth=0.8)
-        ax.set(title=", ".join(panel), xlabel="N", xscale="log", yscale="log")
-    axes[0, 0].set_ylabel("times faster than lax.scan")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    axes[0].set_ylabel("times faster than lax.scan")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small")
     figure.savefig(chart, metadata={"Date": None})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    numbers = dict(type=int, nargs="+")
-    parser.add_argument("--steps", **numbers, default=[16, 128, 1000])
-    parser.add_argument("--batch", **numbers, default=[32, 256, 4096])
-    parser.add_argument("--units", **numbers, default=[64, 256, 1024])
+    parser.add_argument("--shapes", nargs="+", metavar="TxNxH", help="instead of the usual ones")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--draw", nargs=2, metavar=("TABLE", "SVG"), help="figures measured before")
     settings = parser.parse_args()
     if settings.draw:
         return draw(*settings.draw)
+    shapes = [tuple(map(int, s.split("x"))) for s in settings.shapes or []] or SHAPES
     jax.config.update("jax_default_matmul_precision", "highest")
 
     device = jax.devices()[0].device_kind
     print(f"{device}, JAX {jax.__version__}, C = H; median of {settings.repeats} calls, in ms\n")
     print("| type | work | T | N | H | " + " | ".join(LAYERS) + " | times faster |")
     print("|---|---" + "|---:" * (4 + len(LAYERS)) + "|")
-    for dtype, work, steps, units, batch in itertools.product(
-        settings.dtypes, WORKS, settings.steps, settings.units, settings.batch
-    ):
-        if steps * batch * units > 2**29:  # a reserve of 8 GB in float32
-            continue
+    for shape, dtype, work in itertools.product(shapes, settings.dtypes, WORKS):
         functions = [jax.jit(WORKS[work](layer)) for layer in LAYERS.values()]
-        arguments = inputs(steps, batch, units, dtype)
-        ours, theirs = median_milliseconds(functions, arguments, settings.repeats)
-        case = f"{dtype} | {work} | {steps} | {batch} | {units}"
+        ours, theirs = median_milliseconds(functions, inputs(*shape, dtype), settings.repeats)
+        case = " | ".join((dtype, work, *map(str, shape)))
         print(f"| {case} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |", flush=True)
 
 

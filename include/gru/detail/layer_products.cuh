@@ -227,15 +227,25 @@ class InputProduct {
   SplitSource kernel_;  // of the gates that are multiplied at once
 };
 
+/// Whether a step's product has so few rows that cublasLt's heuristic leaves most multiprocessors
+/// idle. One row is a product of its own, and better served.
+inline bool has_few_rows(Problem const& p) {
+  return p.batch > 1 && p.batch <= 16;
+}
+
 /// Parts of the depth that a step's product s R is best cut into, where cublasLt's heuristic leaves
 /// multiprocessors idle. H200, TF32, in 1, 2 and 4 parts: H 2816, N 32 30.2, 30.9, 27.7 us; H 2048,
-/// N 64 25.8, 20.1, 19.3; H 1024, N 128 11.8, 10.2. In 16 bits it does not pay: 11.5, 11.7, 12.0.
+/// N 64 25.8, 20.1, 19.3; H 1024, N 128 11.8, 10.2; float: H 1024, N 4 11.8, 9.3, 4.7; H 768, N 8
+/// 11.9, 5.9, 5.0; H 2048, N 8 40.9, 25.1, 24.9. In 16 bits it does not pay: 11.5, 11.7, 12.0.
 template <typename T>
 std::int64_t recurrent_parts(Problem const& p) {
-  bool const tf32 = std::is_same_v<T, float> && p.precision == Precision::kTf32;
-  bool const has_few_outputs = 3 * p.hidden_size * ((p.batch + 127) / 128) <= 8448;
-  if (!tf32 || !has_few_outputs || p.hidden_size < 1024) return 1;
-  std::int64_t const parts = p.hidden_size < 2048 ? 2 : 4;
+  if (!std::is_same_v<T, float>) return 1;
+  std::int64_t parts = 1;
+  if (p.precision != Precision::kTf32) {
+    if (has_few_rows(p)) parts = 4;
+  } else if (p.hidden_size >= 1024 && 3 * p.hidden_size * ((p.batch + 127) / 128) <= 8448) {
+    parts = p.hidden_size < 2048 ? 2 : 4;
+  }
   return p.hidden_size % (8 * parts) == 0 ? parts : 1;
 }
 
@@ -259,15 +269,16 @@ Product recurrent_product(Problem const& p, std::int64_t rows, std::int64_t widt
 /// Parts of the depth that the product below is best cut into: it has few outputs and much depth,
 /// and cublasLt's heuristic leaves multiprocessors idle. H200, H 2816, N 32: half 15.3 to 10.8 us
 /// (in 3 parts 12.5), TF32 34.0 to 27.7, float 61.6 to 54.3; H 2048, N 64: 9.4 to 7.4 (7.2), 21.4
-/// to 16.7, 58 to 46.5.
+/// to 16.7, 58 to 46.5. Few rows, in 4 parts: H 768, N 8: half 7.0 to 3.3, float 17.4 to 6.5.
 template <typename T>
 std::int64_t state_gradient_parts(Problem const& p, std::int64_t width) {
   constexpr std::int64_t kLeastHidden = 1024;
-  bool const tf32 = p.precision == Precision::kTf32;
-  bool const fp32 = std::is_same_v<T, float> && !tf32;
-  std::int64_t const parts = std::is_same_v<T, double> ? 1 : fp32 ? 12 : 2;
-  bool const pays = p.hidden_size >= kLeastHidden && width * p.hidden_size % (8 * parts) == 0;
-  return pays ? parts : 1;
+  if (std::is_same_v<T, double>) return 1;
+  bool const fp32 = std::is_same_v<T, float> && p.precision != Precision::kTf32;
+  bool const is_large = p.hidden_size >= kLeastHidden;
+  if (!is_large && !has_few_rows(p)) return 1;
+  std::int64_t const parts = !is_large ? 4 : fp32 ? 12 : 2;
+  return width * p.hidden_size % (8 * parts) == 0 ? parts : 1;
 }
 
 /// Parts of ds [N, H] = dq [N, width * H] times the transposed blocks of R of `width` gates, each

@@ -8,8 +8,8 @@
 #include <gru/problem.hpp>
 
 /// Predicted times, in microseconds, fitted to measurements on one H200 (132 multiprocessors,
-/// driver 580): the stepwise engine forward to the 18 shapes of bench/shapes.hpp, replayed from a
-/// CUDA graph. They serve to compare engines; launch costs of the host are not in them.
+/// driver 580), replayed from a CUDA graph. They serve to compare engines; launch costs of the host
+/// are not in them.
 namespace gru::detail {
 
 /// A step's time as base + weights * H^2 / 1e6 + product * N H^2 / 1e8 + cell * N H / 1e5, without
@@ -22,17 +22,16 @@ struct StepCosts {
   double cell;
 };
 
-// 16 bits and TF32 are fitted to seven of the benchmark's shapes with 32 rows or more, replayed
-// from a graph (worst 10%); float to 100 steps of the policy test's shapes, up to 16 rows, where
-// the products are by parts, by themselves.
-inline constexpr StepCosts kForward16 = {5.0, 1.2, 0, 1.3};
-inline constexpr StepCosts kBackward16 = {7.2, 1.4, 0, 1.3};
-inline constexpr StepCosts kForwardFloat = {6.4, 7.3, 6.3, 3.8};
-inline constexpr StepCosts kBackwardFloat = {8.9, 5.3, 8.5, 8.7};
-inline constexpr StepCosts kForwardFewRows = {5.0, 3.2, 34, 0};
-inline constexpr StepCosts kBackwardFewRows = {5.5, 3.6, 85, 0};
-inline constexpr StepCosts kForwardTf32 = {6.5, 2.65, 1.0, 2.0};
-inline constexpr StepCosts kBackwardTf32 = {6.8, 3.2, 0, 5.0};
+// Fitted to 100 steps of the policy test's shapes and 50 steps of 1024 and 4096 rows (worst 23%).
+// Few are up to 16 rows of float, whose products are by parts, or one of TF32.
+inline constexpr StepCosts kForward16 = {4.6, 1.0, 0.4, 1.4};
+inline constexpr StepCosts kBackward16 = {5.8, 1.0, 0.5, 1.8};
+inline constexpr StepCosts kForwardFloat = {7.1, 3.4, 12.6, 1.4};
+inline constexpr StepCosts kBackwardFloat = {11.4, 1.4, 16.9, 1.3};
+inline constexpr StepCosts kForwardFewRows = {4.5, 2.5, 41, 0};
+inline constexpr StepCosts kBackwardFewRows = {5.4, 2.7, 63, 0};
+inline constexpr StepCosts kForwardTf32 = {6.1, 3.0, 0.8, 1.9};
+inline constexpr StepCosts kBackwardTf32 = {7.7, 2.5, 3.3, 2.4};
 
 /// A step's share of the input product of floats by FFMA.
 inline double predict_plain_product(Problem const& p) {
@@ -126,6 +125,19 @@ double predict_recurrence_start(Problem const& p, Engine engine) {
 inline constexpr double kStepwiseStartUs = 7;
 inline constexpr double kBackwardFrameUs = 18;
 inline constexpr double kMemoryBytesPerUs = 4e6;
+
+/// What a step of the cluster or the grid engine takes more for the rows beyond 512, whose inputs
+/// and outputs other tiles no longer hide. Fitted to 1024 and 4096 rows of H 64 to 1024.
+template <typename T>
+double predict_many_rows(Problem const& p, Engine engine, bool backward) {
+  bool const is_grid = engine == Engine::kGrid;
+  if (!is_grid && engine != Engine::kCluster) return 0;
+  double per_million = backward ? (is_grid ? 90 : 18) : (is_grid ? 30 : 15);
+  if (sizeof(T) == 2) per_million = backward ? (is_grid ? 20 : 0) : (is_grid ? 10 : 24);
+  double const rows = std::max(0.0, static_cast<double>(p.batch) - 512);
+  double const units = std::max(128.0, static_cast<double>(p.hidden_size));
+  return per_million * rows * units / 1e6;
+}
 
 /// What starts a backward pass of the grid engine beside that: it fills its exchange.
 inline double predict_backward_exchange(Problem const& p) {

@@ -65,7 +65,8 @@ class PersistentBackwardSteps {
 
   OverlapCosts overlap_costs(DeviceFacts const& facts) const {
     OverlapCosts costs;
-    costs.step_us = recurrence_.step_us();
+    costs.step_us =
+        recurrence_.step_us() + predict_many_rows<T>(problem_, Recurrence::kEngine, true);
     costs.input_us = predict_gradient_products<T>(problem_);
     int const idle = std::max(0, facts.multiprocessors - recurrence_.blocks());
     if (problem_.overlap_products) costs.idle = double(idle) / facts.multiprocessors;

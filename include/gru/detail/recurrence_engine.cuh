@@ -36,9 +36,10 @@ inline constexpr bool kMayOverlap<Recurrence, std::void_t<decltype(&Recurrence::
 template <typename Recurrence>
 OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
                            DeviceFacts const& facts) {
+  using T = typename Recurrence::Value;
   OverlapCosts costs;
-  costs.step_us = recurrence.step_us();
-  costs.input_us = predict_input_product<typename Recurrence::Value>(p);
+  costs.step_us = recurrence.step_us() + predict_many_rows<T>(p, Recurrence::kEngine, false);
+  costs.input_us = predict_input_product<T>(p);
   if constexpr (kMayOverlap<Recurrence>) {
     int const idle = std::max(0, facts.multiprocessors - recurrence.blocks());
     if (p.overlap_products) costs.idle = double(idle) / facts.multiprocessors;

@@ -300,8 +300,7 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
   /// One chunk where it fits: then 16-bit weight gradients need no sums in the workspace.
   ChunkPlan plan_backward() const {
     Problem const& p = problem_;
-    bool const one_chunk = sides_ == 1 && bytes_for(1)(p.steps) <= p.workspace_limit &&
-                           p.steps * p.batch <= kLargestExtent;
+    bool const one_chunk = sides_ == 1 && fit_in_one_chunk(p, bytes_for(1));
     return plan_chunks(p, bytes_for(one_chunk || p.steps == 1 ? 1 : 2));
   }
 

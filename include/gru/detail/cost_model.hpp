@@ -115,7 +115,7 @@ double predict_input_product(Problem const& p) {
 template <typename T>
 double predict_recurrence_start(Problem const& p, Engine engine) {
   bool const keeps_floats = engine == Engine::kClusterFma || engine == Engine::kGridFma;
-  double const per_weight = keeps_floats ? 2.4 : std::is_same_v<T, float> ? 1.8 : 1.0;
+  double const per_weight = keeps_floats ? 2.6 : std::is_same_v<T, float> ? 1.8 : 1.0;
   double const H = static_cast<double>(p.hidden_size);
   return 12 + per_weight * H * H / 1e5;
 }
@@ -132,7 +132,7 @@ template <typename T>
 double predict_many_rows(Problem const& p, Engine engine, bool backward) {
   bool const is_grid = engine == Engine::kGrid;
   if (!is_grid && engine != Engine::kCluster) return 0;
-  double per_million = backward ? (is_grid ? 90 : 18) : (is_grid ? 30 : 15);
+  double per_million = backward ? (is_grid ? 90 : 18) : (is_grid ? 45 : 15);
   if (sizeof(T) == 2) per_million = backward ? (is_grid ? 20 : 0) : (is_grid ? 10 : 24);
   double const rows = std::max(0.0, static_cast<double>(p.batch) - 512);
   double const units = std::max(128.0, static_cast<double>(p.hidden_size));

@@ -11,3 +11,10 @@ def device(request):
     torch.manual_seed(20261123)
     with torch.device(request.param) as device:
         yield device
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_of_other_tests():
+    """All layers share the code that is compiled, and dynamo takes eight graphs of it. What one test
+    left outside of a graph, dynamo would leave outside in the next one."""
+    torch.compiler.reset()

@@ -18,12 +18,6 @@ WITH_COMPILER = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_graphs_of_other_tests():
-    """All layers share the code that is compiled, and dynamo takes eight graphs of it."""
-    torch.compiler.reset()
-
-
 def draw(steps, batch):
     return torch.randn(steps, batch, INPUTS, dtype=torch.float64, requires_grad=True)
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <gru/detail/carver.hpp>
+#include <gru/detail/chunk_plan.cuh>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/engine.cuh>
 #include <gru/detail/event.cuh>
@@ -297,11 +298,10 @@ class ChunkedBackward final : public BackwardEngine<typename Steps::Value> {
     return GradientParts::choose<T>(problem_, facts, bytes(0), bytes(1) - bytes(0));
   }
 
-  /// One chunk where it fits: then 16-bit weight gradients need no sums in the workspace.
+  /// In one chunk 16-bit weight gradients need no sums in the workspace.
   ChunkPlan plan_backward() const {
-    Problem const& p = problem_;
-    bool const one_chunk = sides_ == 1 && fit_in_one_chunk(p, bytes_for(1));
-    return plan_chunks(p, bytes_for(one_chunk || p.steps == 1 ? 1 : 2));
+    if (sides_ > 1) return plan_chunks(problem_, bytes_for(2));
+    return plan_chunks(problem_, bytes_for(1), bytes_for(2));
   }
 
   ChunkProducts<T> plan_products(std::int64_t steps, DeviceFacts const& facts,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <gru/detail/carver.hpp>
+#include <gru/detail/chunk_plan.cuh>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/cost_model.hpp>
 #include <gru/detail/engine.cuh>

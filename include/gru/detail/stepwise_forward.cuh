@@ -5,49 +5,13 @@
 #include <cstdint>
 
 #include <gru/detail/carver.hpp>
-#include <gru/detail/chunks.hpp>
+#include <gru/detail/chunk_plan.cuh>
 #include <gru/detail/engine.cuh>
 #include <gru/detail/layer_products.cuh>
 #include <gru/detail/stepwise_kernels.cuh>
 
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
-
-/// How a pass is cut into chunks, and what its products may use as scratch beside them.
-struct ChunkPlan {
-  Chunks chunks;
-  std::size_t most_product_workspace = 0;
-};
-
-/// What products may use as scratch, where a chunk of one step takes `one_step` bytes. They come to
-/// need it where a weight gradient sums over many rows: with what little one chunk left, backward
-/// of 100 4096 64 64 in TF32 took 40 ms on an H200 instead of 2.
-inline std::size_t most_product_workspace(Problem const& p, std::size_t one_step) {
-  if (one_step > p.workspace_limit) return 0;
-  std::size_t const share = std::min(kMostProductWorkspace, (p.workspace_limit - one_step) / 4);
-  return share / Carver::kAlignment * Carver::kAlignment;
-}
-
-/// Whether all steps fit in one chunk. `bytes(steps)` is the workspace for chunks of that many
-/// steps, without the products' scratch.
-template <typename Bytes>
-bool fit_in_one_chunk(Problem const& p, Bytes bytes) {
-  return bytes(p.steps) + most_product_workspace(p, bytes(1)) <= p.workspace_limit &&
-         p.steps * p.batch <= kLargestExtent;
-}
-
-template <typename Bytes>
-ChunkPlan plan_chunks(Problem const& p, Bytes bytes) {
-  std::size_t const fixed = bytes(0);
-  std::size_t const one_step = bytes(1);
-  ChunkPlan plan;
-  plan.most_product_workspace = most_product_workspace(p, one_step);
-  // One chunk may have more than a step's bytes for each of its steps.
-  plan.chunks = fit_in_one_chunk(p, bytes)
-                    ? cut_into_chunks(p, bytes(p.steps), 0)
-                    : cut_into_chunks(p, fixed + plan.most_product_workspace, one_step - fixed);
-  return plan;
-}
 
 /// Values of the copy of R that DropConnect makes; 0 without it.
 inline std::int64_t dropped_weights_size(Problem const& p) {

@@ -17,11 +17,13 @@ struct DestroyHandle {
 
 }  // namespace
 
+int current_device() {
+  return gru::detail::current_device();
+}
+
 cublasContext* blas_handle() {
   thread_local std::map<int, std::unique_ptr<cublasContext, DestroyHandle>> handles;
-  int device = 0;
-  GRU_CUDA_TRY(cudaGetDevice(&device));
-  auto& handle = handles[device];
+  auto& handle = handles[current_device()];
   if (handle == nullptr) {
     cublasHandle_t created = nullptr;
     GRU_CUBLAS_TRY(cublasCreate(&created));

@@ -6,7 +6,10 @@
 /// One function a type and pass, each in a file of its own, made from device_*.in.
 namespace gru::adapter::device {
 
-/// The calling thread's handle for the device that is current.
+/// The number of the device that is current.
+int current_device();
+
+/// The calling thread's handle for it.
 cublasContext* blas_handle();
 
 #define GRU_ADAPTER_DECLARE_PASSES(type)                                                     \

@@ -9,9 +9,8 @@ void backward(Type type, Problem const& problem, Weights const& weights, Inputs 
               BackwardInputs const& incoming, Gradients const& gradients, Place const& place) {
   auto const run = [&](auto value) {
     using T = decltype(value);
-    detail::run_backward<T, gru::host::BackwardPass<T>>(
-        problem, weights, inputs, incoming, gradients, gru::host::Execution{place.parallel_for},
-        place.allocate);
+    detail::run_backward<T>(gru::host::BackwardPass<T>{problem}, weights, inputs, incoming,
+                            gradients, gru::host::Execution{place.parallel_for}, place.allocate);
   };
   switch (type) {
     case Type::kFloat:

@@ -9,9 +9,8 @@ void forward(Type type, Problem const& problem, Weights const& weights, Inputs c
              ForwardOutputs const& outputs, Place const& place) {
   auto const run = [&](auto value) {
     using T = decltype(value);
-    detail::run_forward<T, gru::host::ForwardPass<T>>(problem, weights, inputs, outputs,
-                                                      gru::host::Execution{place.parallel_for},
-                                                      place.allocate);
+    detail::run_forward<T>(gru::host::ForwardPass<T>{problem}, weights, inputs, outputs,
+                           gru::host::Execution{place.parallel_for}, place.allocate);
   };
   switch (type) {
     case Type::kFloat:

@@ -6,7 +6,7 @@
 #include "launch.hpp"
 
 /// What the launchers of host and device share: from untyped pointers to a pass that runs. `Pass`
-/// is the engine's ForwardPass<T> or BackwardPass<T>, `Execution` what its run() takes.
+/// is the engine's ForwardPass<T> or BackwardPass<T> , `Execution` what its run() takes.
 namespace gru::adapter::detail {
 
 template <typename T>
@@ -52,10 +52,10 @@ Workspace workspace_for(Pass const& pass, Allocate const& allocate) {
 }
 
 template <typename T, typename Pass, typename Execution>
-void run_forward(Problem const& problem, Weights const& weights, Inputs const& inputs,
+void run_forward(Pass const& pass, Weights const& weights, Inputs const& inputs,
                  ForwardOutputs const& outputs, Execution const& execution,
                  Allocate const& allocate) {
-  Pass const pass{problem};
+  Problem const& problem = pass.problem();
   auto tensors = typed_inputs<T, ForwardTensors<T>>(problem, inputs);
   tensors.h = static_cast<T*>(outputs.h);
   tensors.final_state = typed_state<T>(problem, outputs.final_state);
@@ -64,10 +64,10 @@ void run_forward(Problem const& problem, Weights const& weights, Inputs const& i
 }
 
 template <typename T, typename Pass, typename Execution>
-void run_backward(Problem const& problem, Weights const& weights, Inputs const& inputs,
+void run_backward(Pass const& pass, Weights const& weights, Inputs const& inputs,
                   BackwardInputs const& incoming, Gradients const& gradients,
                   Execution const& execution, Allocate const& allocate) {
-  Pass const pass{problem};
+  Problem const& problem = pass.problem();
   auto tensors = typed_inputs<T, BackwardTensors<T>>(problem, inputs);
   tensors.h = static_cast<T const*>(incoming.h);
   tensors.dh = static_cast<T const*>(incoming.dh);

@@ -29,7 +29,7 @@ inline constexpr int kKernelRows = 2;
 /// the depth in ascending order, in however many rows and panels a product is cut.
 template <typename A>
 struct PanelProduct {
-  MatrixView<A const> lhs;  // [rows, depth], not transposed
+  MatrixView<A const> lhs;  // [rows, depth]
   A const* panel;           // [depth, packs, Pack::kSize]
   std::int64_t depth;
   A* out;                  // [rows, packs, Pack::kSize]
@@ -39,7 +39,11 @@ struct PanelProduct {
 
   template <int kPacks>
   void run(std::int64_t rows) const {
-    run_blocks<kKernelRows, kPacks>(0, rows);
+    if (lhs.transposed) {
+      run_blocks<kKernelRows, kPacks, true>(0, rows);
+    } else {
+      run_blocks<kKernelRows, kPacks, false>(0, rows);
+    }
   }
 
  private:
@@ -48,13 +52,13 @@ struct PanelProduct {
   static constexpr int kPacketsPerPack = Pack<A>::kSize / kPacketSize;
 
   /// As many blocks of kRows rows as there are, then smaller ones.
-  template <int kRows, int kPacks>
+  template <int kRows, int kPacks, bool kTransposed>
   void run_blocks(std::int64_t row, std::int64_t rows) const {
-    for (; row + kRows <= rows; row += kRows) run_block<kRows, kPacks>(row);
-    if constexpr (kRows > 1) run_blocks<kRows / 2, kPacks>(row, rows);
+    for (; row + kRows <= rows; row += kRows) run_block<kRows, kPacks, kTransposed>(row);
+    if constexpr (kRows > 1) run_blocks<kRows / 2, kPacks, kTransposed>(row, rows);
   }
 
-  template <int kRows, int kPacks>
+  template <int kRows, int kPacks, bool kTransposed>
   void run_block(std::int64_t row) const {
     using namespace Eigen::internal;
     constexpr int kPackets = kPacks * kPacketsPerPack;
@@ -73,7 +77,8 @@ struct PanelProduct {
     for (std::int64_t k = 0; k < depth; ++k) {
       A const* const from = panel + k * kPackets * kPacketSize;
       for (int i = 0; i < kRows; ++i) {
-        Packet const factor = pset1<Packet>(left[i * lhs.pitch + k]);
+        Packet const factor =
+            pset1<Packet>(kTransposed ? left[k * lhs.pitch + i] : left[i * lhs.pitch + k]);
         for (int j = 0; j < kPackets; ++j) {
           sums[i][j] = pmadd(factor, pload<Packet>(from + j * kPacketSize), sums[i][j]);
         }

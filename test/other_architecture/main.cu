@@ -8,13 +8,10 @@
 
 #include <gru/gru.cuh>
 
+#include "skip.hpp"
+
 int main() {
-  int constexpr kSkipped = 77;
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::puts("no CUDA device");
-    return kSkipped;
-  }
+  if (!has_device()) return kSkipped;
   cudaDeviceProp properties;
   if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) return 1;
   if (properties.major == 7) {

@@ -7,13 +7,10 @@
 
 #include <gru/detail/device.cuh>
 
+#include "skip.hpp"
+
 int main() {
-  int constexpr kSkipped = 77;
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::puts("no CUDA device");
-    return kSkipped;
-  }
+  if (!has_device()) return kSkipped;
   gru::detail::DeviceFacts const& facts = gru::detail::current_device_facts();
   if (facts.compute_capability != 90) {
     std::puts("the device is not of compute capability 9.0");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <type_traits>
 
 #include <gru/problem.hpp>
@@ -11,6 +12,9 @@
 /// driver 580), replayed from a CUDA graph. They serve to compare engines; launch costs of the host
 /// are not in them.
 namespace gru::detail {
+
+/// Up to so many rows a step's products are cut into parts of the depth; see recurrent_parts.
+inline constexpr std::int64_t kFewRows = 16;
 
 /// A step's time as base + weights * H^2 / 1e6 + product * N H^2 / 1e8 + cell * N H / 1e5, without
 /// the products of whole sequences: for these see predict_input_product and
@@ -23,7 +27,7 @@ struct StepCosts {
 };
 
 // Fitted to 100 steps of the policy test's shapes and 50 steps of 1024 and 4096 rows (worst 23%).
-// Few are up to 16 rows of float, whose products are by parts, or one of TF32.
+// Few rows are kFewRows of float, or one of TF32.
 inline constexpr StepCosts kForward16 = {4.6, 1.0, 0.4, 1.4};
 inline constexpr StepCosts kBackward16 = {5.8, 1.0, 0.5, 1.8};
 inline constexpr StepCosts kForwardFloat = {7.1, 3.4, 12.6, 1.4};
@@ -124,7 +128,12 @@ double predict_recurrence_start(Problem const& p, Engine engine) {
 /// backward pass does more than a forward pass before its first step and after its last one.
 inline constexpr double kStepwiseStartUs = 7;
 inline constexpr double kBackwardFrameUs = 18;
-inline constexpr double kMemoryBytesPerUs = 4e6;
+inline constexpr double kMemoryBytesPerUs = 4e6;  // by which R gets there
+
+/// What starts a backward pass of the grid engine beside its frame: it fills its exchange.
+inline double predict_backward_exchange(Problem const& p) {
+  return 2.5e-4 * static_cast<double>(p.batch) * static_cast<double>(p.hidden_size);
+}
 
 /// What a step of the cluster or the grid engine takes more for the rows beyond 512, whose inputs
 /// and outputs other tiles no longer hide. Fitted to 1024 and 4096 rows of H 64 to 1024.
@@ -137,11 +146,6 @@ double predict_many_rows(Problem const& p, Engine engine, bool backward) {
   double const rows = std::max(0.0, static_cast<double>(p.batch) - 512);
   double const units = std::max(128.0, static_cast<double>(p.hidden_size));
   return per_million * rows * units / 1e6;
-}
-
-/// What starts a backward pass of the grid engine beside that: it fills its exchange.
-inline double predict_backward_exchange(Problem const& p) {
-  return 2.5e-4 * static_cast<double>(p.batch) * static_cast<double>(p.hidden_size);
 }
 
 /// What each chunk but one costs a backward pass that sums weight gradients in its workspace, for
@@ -176,7 +180,7 @@ double predict_stepwise(Problem const& p, bool backward) {
   StepCosts c = backward ? kBackward16 : kForward16;
   if (std::is_same_v<T, float>) c = backward ? kBackwardFloat : kForwardFloat;
   if (std::is_same_v<T, float> && tf32) c = backward ? kBackwardTf32 : kForwardTf32;
-  if (std::is_same_v<T, float> && p.batch <= (tf32 ? 1 : 16)) {
+  if (std::is_same_v<T, float> && p.batch <= (tf32 ? 1 : kFewRows)) {
     c = backward ? kBackwardFewRows : kForwardFewRows;
   }
   double const N = static_cast<double>(p.batch);

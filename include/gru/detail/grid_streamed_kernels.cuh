@@ -82,7 +82,7 @@ __device__ void do_forward_steps(GridBlock<Shape> const& block, StreamedWeights<
   }
 }
 
-/// Does the steps.
+/// The kernel forward: do_forward_steps by 8 warps of each block, while a thread copies R.
 template <typename Shape>
 GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     streamed_forward_kernel(__grid_constant__ typename Shape::Work const work) {
@@ -173,7 +173,7 @@ __device__ void do_backward_steps(GridBlock<Shape> const& block, StreamedWeights
   if (place.tiles.count > 0) finisher.leave_bias_sums(inputs.rows().row(0));
 }
 
-/// Does the steps back.
+/// The kernel backward, likewise.
 template <typename Shape>
 GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     streamed_backward_kernel(__grid_constant__ typename Shape::Work const work) {

@@ -230,7 +230,7 @@ class InputProduct {
 /// Whether a step's product has so few rows that cublasLt's heuristic leaves most multiprocessors
 /// idle. One row is a product of its own, and better served.
 inline bool has_few_rows(Problem const& p) {
-  return p.batch > 1 && p.batch <= 16;
+  return p.batch > 1 && p.batch <= kFewRows;
 }
 
 /// Parts of the depth that a step's product s R is best cut into, where cublasLt's heuristic leaves

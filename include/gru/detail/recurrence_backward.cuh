@@ -106,7 +106,7 @@ struct BackwardInput {
 /// will read itself, so that no barrier is needed.
 ///
 /// A lane finishes kUnits units, from `unit` on, of row tile_row of some tiles. kSorts: whether
-/// rows may be sorted. kStages_: how many steps are under way or in use.
+/// rows are sorted. kStages_: how many steps are under way or in use.
 template <typename T, int kUnits, int kLanes, bool kSorts, int kStages_ = 4>
 class BackwardInputs {
  public:

@@ -84,7 +84,7 @@ class RandomLayer {
  public:
   using D = typename DeviceTwin<typename Computation::Type>::type;
 
-  explicit RandomLayer(Sizes const& s) : sizes_{s} {}
+  RandomLayer(Sizes const& s, Variant variant) : sizes_{s}, variant_{variant} {}
 
   Problem problem() const {
     Problem p;
@@ -93,6 +93,7 @@ class RandomLayer {
     p.input_size = sizes_.C;
     p.hidden_size = sizes_.H;
     p.precision = Computation::kPrecision;
+    p.variant = variant_;
     return p;
   }
   Weights<D> weights() const {
@@ -107,6 +108,7 @@ class RandomLayer {
 
  private:
   Sizes sizes_;
+  Variant variant_;
   double magnitude_ = 1 / std::sqrt(static_cast<double>(sizes_.H));
   RandomArray<D> x_{sizes_.T * sizes_.N * sizes_.C, 1, 1};
   RandomArray<D> kernel_{sizes_.C * 3 * sizes_.H, magnitude_, 2};
@@ -172,8 +174,9 @@ double loss_of_choice(char const* computation, Problem p, DeviceContext const& c
 }
 
 template <typename Computation>
-double loss_forward(char const* computation, Sizes const& sizes, DeviceContext const& context) {
-  RandomLayer<Computation> const layer{sizes};
+double loss_forward(char const* computation, Sizes const& sizes, Variant variant,
+                    DeviceContext const& context) {
+  RandomLayer<Computation> const layer{sizes, variant};
   using Pass = ForwardPass<typename RandomLayer<Computation>::D>;
   return loss_of_choice<Pass>(
       computation, layer.problem(), context, [&](Pass const& pass, Workspace workspace) {
@@ -182,10 +185,11 @@ double loss_forward(char const* computation, Sizes const& sizes, DeviceContext c
 }
 
 template <typename Computation>
-double loss_backward(char const* computation, Sizes const& sizes, DeviceContext const& context) {
+double loss_backward(char const* computation, Sizes const& sizes, Variant variant,
+                     DeviceContext const& context) {
   using D = typename RandomLayer<Computation>::D;
   using Pass = BackwardPass<D>;
-  RandomLayer<Computation> const layer{sizes};
+  RandomLayer<Computation> const layer{sizes, variant};
   Problem p = layer.problem();
   p.keep_for_backward = true;
   BackwardData<D> const data{p};
@@ -208,16 +212,23 @@ std::vector<Shape> const kShapes{
     {8, 2304, 2304},  {32, 2816, 2816}, {1024, 64, 64},   {1024, 256, 256}, {4096, 64, 64},
     {4096, 256, 256}};
 
-/// Calls loss(name, computation, sizes) for every shape and way of computing, and fails where the
-/// choice loses over 10%.
+/// Of the variant that resets before the product.
+std::vector<Shape> const kResetBeforeShapes{{1, 256, 256},    {1, 1024, 1024},  {8, 768, 768},
+                                            {16, 1024, 1024}, {8, 2048, 2048},  {64, 512, 512},
+                                            {64, 1024, 1024}, {256, 512, 512},  {64, 2048, 2048},
+                                            {256, 768, 768},  {512, 1024, 1024}};
+
+/// Calls loss(name, computation, sizes, variant) for every shape and way of computing, and fails
+/// where the choice loses over 10%.
 template <typename Loss>
 void check_choices(Loss loss) {
   std::cout << "type,T,N,C,H,engine,predicted_us,measured_us,chosen" << std::setprecision(5)
             << std::endl;
   std::vector<std::string> wrong;
   int count = 0;
-  auto const check_shape = [&](char const* name, auto computation, Sizes const& sizes) {
-    double const lost = loss(name, computation, sizes);
+  auto const check_shape = [&](char const* name, auto computation, Sizes const& sizes,
+                               Variant variant = Variant::kResetAfter) {
+    double const lost = loss(name, computation, sizes, variant);
     ++count;
     if (lost <= 1.1) return;
     std::ostringstream text;
@@ -236,6 +247,12 @@ void check_choices(Loss loss) {
       if (T == 100 && shape.N >= 64) check_shape("bfloat16", Bfloat16{}, sizes);
     }
   }
+  for (Shape const& shape : kResetBeforeShapes) {
+    Sizes const sizes{100, shape.N, shape.C, shape.H};
+    check_shape("half_reset_before", Half{}, sizes, Variant::kResetBefore);
+    check_shape("tf32_reset_before", Tf32{}, sizes, Variant::kResetBefore);
+    check_shape("fp32_reset_before", Fp32{}, sizes, Variant::kResetBefore);
+  }
   std::cout << wrong.size() << " of " << count << " shapes go by an engine that loses over 10%\n";
   for (std::string const& shape : wrong) std::cout << "  " << shape << '\n';
   CHECK(count >= 60);
@@ -245,8 +262,8 @@ void check_choices(Loss loss) {
 TEST_CASE("The engine that the policy chooses is within 10% of the fastest", "[.policy]") {
   if (!has_device()) SKIP("no CUDA device");
   DeviceContext const context;
-  check_choices([&](char const* name, auto computation, Sizes const& sizes) {
-    return loss_forward<decltype(computation)>(name, sizes, context);
+  check_choices([&](char const* name, auto computation, Sizes const& sizes, Variant variant) {
+    return loss_forward<decltype(computation)>(name, sizes, variant, context);
   });
 }
 
@@ -254,8 +271,8 @@ TEST_CASE("The engine that the policy chooses backward is within 10% of the fast
           "[.policy_backward]") {
   if (!has_device()) SKIP("no CUDA device");
   DeviceContext const context;
-  check_choices([&](char const* name, auto computation, Sizes const& sizes) {
-    return loss_backward<decltype(computation)>(name, sizes, context);
+  check_choices([&](char const* name, auto computation, Sizes const& sizes, Variant variant) {
+    return loss_backward<decltype(computation)>(name, sizes, variant, context);
   });
 }
 

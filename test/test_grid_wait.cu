@@ -20,6 +20,8 @@ namespace {
 template <detail::Pass kPass, int kTeam = 1>
 using Grid = detail::GridShape<__half, detail::Multiplication::kDirect, 1, 4, kPass, kTeam>;
 template <detail::Pass kPass>
+using ResetBefore = detail::ResetBeforeShape<__half, detail::Multiplication::kDirect, 1, 4, kPass>;
+template <detail::Pass kPass>
 using Streamed = detail::StreamedShape<__half, 3, 12, kPass>;
 
 /// A layer that is spread over two blocks or teams, of which the second is never launched. All
@@ -70,18 +72,19 @@ class HalfGrid {
     CHECK_THROWS_AS(gru::check(workspace, nullptr), DeviceError);
   }
 
-  /// Checks which of an output's values are NaN: those of the launched from the wait on, which are
-  /// all steps but `good`, the first that was done.
-  static void check_output(__half const* output, int width, int good) {
+  /// Checks which of an output's values are NaN: those of the launched from the wait on, of which
+  /// is_after_wait(step, column) tells.
+  template <typename IsAfterWait>
+  static void check_output(__half const* output, int width, IsAfterWait is_after_wait) {
     std::vector<__half> values(kSteps * kBatch * width);
     check_cuda(
         cudaMemcpy(values.data(), output, values.size() * sizeof(__half), cudaMemcpyDeviceToHost),
         "cudaMemcpy");
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      bool const after_the_wait = i / (kBatch * width) != static_cast<std::size_t>(good);
+    for (int i = 0; i < static_cast<int>(values.size()); ++i) {
       bool const is_launched = i % kHidden < kLaunchedUnits;
       INFO("element " << i);
-      REQUIRE(std::isnan(__half2float(values[i])) == (after_the_wait && is_launched));
+      bool const is_bad = is_launched && is_after_wait(i / (kBatch * width), i % width);
+      REQUIRE(std::isnan(__half2float(values[static_cast<std::size_t>(i)])) == is_bad);
     }
   }
 
@@ -108,7 +111,9 @@ void check_forward() {
   steps.h = grid.template zeros<__half>();
   steps.h_rows = detail::dense_rows(grid.kBatch, grid.kHidden);
   grid.run();
-  grid.check_output(steps.h, grid.kHidden, 0);
+  // What the first step waits for is there; reset before, what multiplies R_g in it is not.
+  bool const has_first = Shape::kExchanges == 1;
+  grid.check_output(steps.h, grid.kHidden, [&](int step, int) { return step > 0 || !has_first; });
 }
 
 template <typename Shape>
@@ -121,7 +126,12 @@ void check_backward() {
   steps.direct = grid.template zeros<float>();
   steps.dq = grid.template zeros<__half>();
   grid.run();
-  grid.check_output(steps.gradients, 4 * grid.kHidden, grid.kSteps - 1);
+  // As forward; the first step done is the last one.
+  bool const has_first = Shape::kExchanges == 1;
+  grid.check_output(steps.gradients, 4 * grid.kHidden, [&](int step, int column) {
+    bool const is_reset_gate = column / grid.kHidden == 1;
+    return step < grid.kSteps - 1 || (is_reset_gate && !has_first);
+  });
 }
 
 TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() throws") {
@@ -132,6 +142,12 @@ TEST_CASE("A grid that waits for a missing block ends, leaves NaN, and check() t
 TEST_CASE("A grid that waits for a missing block going back ends and leaves NaN as well") {
   skip_below(80);
   check_backward<Grid<detail::Pass::kBackward>>();
+}
+
+TEST_CASE("A grid that waits in vain for what reset leaves of the state ends and leaves NaN") {
+  skip_below(80);
+  check_forward<ResetBefore<detail::Pass::kForward>>();
+  check_backward<ResetBefore<detail::Pass::kBackward>>();
 }
 
 TEST_CASE("A team of a grid that waits for a missing team ends and leaves NaN") {

@@ -10,16 +10,30 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// The backward kernels for a precision; see grid_forward_kernels. The costs are an H200's, of
-/// builds for sm_90a. Teams pay where a group has several tiles, whose words L2 delivers no faster.
+/// The backward kernels for a precision and a variant; see grid_forward_kernels. The costs are an
+/// H200's, of builds for sm_90a. Teams pay where a group has several tiles, whose words L2 delivers
+/// no faster.
 template <typename T>
-std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision precision) {
+std::vector<GridKernel<T, Pass::kBackward>> grid_backward_kernels(Precision precision,
+                                                                  Variant variant) {
   constexpr Multiplication kDirect = Multiplication::kDirect;
   constexpr Multiplication kSplit = Multiplication::kSplit;
   using Kernel = GridKernel<T, Pass::kBackward>;
   auto const of = [](auto shape, GridCosts const& costs) {
     return Kernel::template of<decltype(shape)>(costs);
   };
+  if (variant == Variant::kResetBefore) {
+    constexpr Pass kBackward = Pass::kBackward;
+    if constexpr (sizeof(T) == 2) {
+      return {of(ResetBeforeShape<T, kDirect, 1, 4, kBackward>{}, {2.20, 2.29, 0.05, 1.54}),
+              of(ResetBeforeShape<T, kDirect, 1, 8, kBackward>{}, {3.26, 3.40, 0.05, 2.53})};
+    } else if (precision == Precision::kTf32) {
+      return {of(ResetBeforeShape<T, kDirect, 1, 8, kBackward>{}, {3.44, 3.82, 0.05, 3.05})};
+    } else if (precision == Precision::kFp32) {
+      return {of(ResetBeforeShape<T, kSplit, 1, 8, kBackward>{}, {4.46, 4.62, 0.10, 4.33})};
+    }
+    return {};
+  }
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 2, 2, Pass::kBackward>{}, {1.22, 1.50, 0.60, 0.75}),
             of(GridShape<T, kDirect, 1, 4, Pass::kBackward>{}, {1.40, 1.60, 0.10, 0.99}),
@@ -52,7 +66,7 @@ template <typename T>
 class GridBackwardRecurrence : public GridSteps<T, Pass::kBackward> {
  public:
   GridBackwardRecurrence(Problem const& p, DeviceFacts const& facts)
-      : GridSteps<T, Pass::kBackward>{p, facts, grid_backward_kernels<T>(p.precision)} {}
+      : GridSteps<T, Pass::kBackward>{p, facts, grid_backward_kernels<T>(p.precision, p.variant)} {}
 };
 
 }  // namespace GRU_DEVICE_NAMESPACE

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include <gru/detail/grid_parts.cuh>
 #include <gru/detail/ptx.cuh>
@@ -62,19 +60,16 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
       if (is_row && k < tiles_next) {
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate) {
-          auto const words = operand_words<T, Shape::kMultiplication>(dq[gate]);
-          ptx::store_relaxed(next + gate * 512, publishable(words));
+          publish<Shape>(next + gate * 512, dq[gate]);
         }
       }
       __syncwarp();
       if (place.lane == 0) block.release(turns.buffer);
 
       // The rest is done in the shadow of the exchange.
-      decltype(operand_words<T, Shape::kMultiplication>(dq[0])) nothing;
-      memset(&nothing, 0xff, sizeof nothing);
       if (is_row) {
 #pragma unroll
-        for (int gate = 0; gate < 3; ++gate) ptx::store_relaxed(past + gate * 512, nothing);
+        for (int gate = 0; gate < 3; ++gate) withdraw<Shape>(past + gate * 512);
       }
       int const n = inputs.rows().row(k);
       finisher.write(result, n);

@@ -14,6 +14,7 @@
 #include <gru/detail/grid_backward_kernel.cuh>
 #include <gru/detail/grid_forward_kernel.cuh>
 #include <gru/detail/grid_parts.cuh>
+#include <gru/detail/grid_reset_before_kernels.cuh>
 #include <gru/detail/grid_streamed_kernels.cuh>
 #include <gru/detail/launch.cuh>
 #include <gru/detail/stepwise_forward.cuh>
@@ -42,7 +43,9 @@ double plain_code_cost(bool streams) {
 /// The kernel that does the steps in a shape: each pass has its own.
 template <typename Shape>
 auto grid_kernel() -> void (*)(typename Shape::Work) {
-  if constexpr (Shape::kStreams && Shape::kIsForward) {
+  if constexpr (Shape::kExchanges == 2) {
+    return &grid_reset_before_kernel<Shape>;
+  } else if constexpr (Shape::kStreams && Shape::kIsForward) {
     return &streamed_forward_kernel<Shape>;
   } else if constexpr (Shape::kStreams) {
     return &streamed_backward_kernel<Shape>;
@@ -95,12 +98,15 @@ struct GridKernel {
     kernel.layout = &Sorted::layout;
     kernel.start = &start_exchange_kernel<Shape>;
     kernel.few_tiles = grid_kernel<Shape>();
-    // Backward there is nothing to be asked for ahead.
-    constexpr auto kOthers = kPass == Pass::kForward ? GroupTiles::kMany : GroupTiles::kFew;
+    // Backward there is nothing to be asked for ahead. Reset before goes without, too.
+    constexpr bool kAsksAhead = kPass == Pass::kForward && Shape::kExchanges == 1;
+    constexpr auto kOthers = kAsksAhead ? GroupTiles::kMany : GroupTiles::kFew;
     kernel.many_tiles = grid_kernel<typename Shape::template With<kOthers>>();
     kernel.sorted_tiles = kernel.many_tiles;
-    // TF32, and floats of H above 1024, go without, which spares compiling the kernels.
-    constexpr bool kSorts = sizeof(T) == 2 || (Shape::kIsSplit && Shape::kUnits <= 1024);
+    // Reset before, TF32, and floats of H above 1024 do not sort, which spares compiling the
+    // kernels.
+    constexpr bool kSorts =
+        Shape::kExchanges == 1 && (sizeof(T) == 2 || (Shape::kIsSplit && Shape::kUnits <= 1024));
     if constexpr (kSorts) kernel.sorted_tiles = grid_kernel<Sorted>();
     return kernel;
   }
@@ -191,10 +197,6 @@ class GridSteps {
   GridSteps(Problem const& p, DeviceFacts const& facts,
             std::vector<GridKernel<T, kPass>> const& kernels)
       : problem_{p} {
-    if (p.variant != Variant::kResetAfter) {
-      obstacle_ = "computes the variant that resets after the product";
-      return;
-    }
     if (std::is_same_v<T, float> && p.precision == Precision::kFp32Strict) {
       obstacle_ = "multiplies on tensor cores, which Precision::kFp32Strict excludes";
       return;
@@ -224,6 +226,7 @@ class GridSteps {
   bool drains_tiles() const {
     return plan_.tiles > kFewTiles && kernel_.sorted_tiles != kernel_.many_tiles;
   }
+  int groups() const { return plan_.groups; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     if (!obstacle_.empty()) return;

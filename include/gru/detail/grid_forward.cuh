@@ -10,17 +10,29 @@
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
-/// The forward kernels for a precision. Blocks of 16 units are faster where each group has a tile
-/// or two, since they multiply less; blocks of 32 units make twice the groups. The costs are fitted
-/// on an H200 to builds for sm_90a; those for sm_90 take 5% to 20% more.
+/// The forward kernels for a precision and a variant. Blocks of 16 units are faster where each
+/// group has a tile or two, since they multiply less; blocks of 32 units make twice the groups. The
+/// costs are fitted on an H200 to builds for sm_90a; those for sm_90 take 5% to 20% more.
 template <typename T>
-std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precision) {
+std::vector<GridKernel<T, Pass::kForward>> grid_forward_kernels(Precision precision,
+                                                                Variant variant) {
   constexpr Multiplication kDirect = Multiplication::kDirect;
   constexpr Multiplication kSplit = Multiplication::kSplit;
   using Kernel = GridKernel<T, Pass::kForward>;
   auto const of = [](auto shape, GridCosts const& costs) {
     return Kernel::template of<decltype(shape)>(costs);
   };
+  if (variant == Variant::kResetBefore) {
+    if constexpr (sizeof(T) == 2) {
+      return {of(ResetBeforeShape<T, kDirect, 1, 4>{}, {1.65, 1.89, 0.30, 0.93}),
+              of(ResetBeforeShape<T, kDirect, 1, 8>{}, {2.05, 2.36, 0.20, 1.19})};
+    } else if (precision == Precision::kTf32) {
+      return {of(ResetBeforeShape<T, kDirect, 1, 8>{}, {2.13, 2.35, 0.25, 1.21})};
+    } else if (precision == Precision::kFp32) {
+      return {of(ResetBeforeShape<T, kSplit, 1, 8>{}, {3.18, 3.48, 0.05, 2.50})};
+    }
+    return {};
+  }
   if constexpr (sizeof(T) == 2) {
     return {of(GridShape<T, kDirect, 1, 4>{}, {0.96, 1.10, 0.55, 0.38}),
             of(GridShape<T, kDirect, 2, 3>{}, {1.04, 1.18, 0.15, 0.72}),
@@ -48,7 +60,7 @@ template <typename T>
 class GridRecurrence : public GridSteps<T, Pass::kForward> {
  public:
   GridRecurrence(Problem const& p, DeviceFacts const& facts)
-      : GridSteps<T, Pass::kForward>{p, facts, grid_forward_kernels<T>(p.precision)} {}
+      : GridSteps<T, Pass::kForward>{p, facts, grid_forward_kernels<T>(p.precision, p.variant)} {}
 };
 
 }  // namespace GRU_DEVICE_NAMESPACE

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include <gru/detail/grid_parts.cuh>
 #include <gru/detail/ptx.cuh>
@@ -55,16 +53,13 @@ __device__ void finish_forward(GridBlock<Shape> const& block) {
       place.add_up(turns.buffer, sums);
       if (block.expired() != 0) finisher.poison();
       StepResult<2> const result = finisher.finish(sums, input, state);
-      auto const words = operand_words<T, Shape::kMultiplication>(result.operand);
       bool const is_row = inputs.rows().has(k);
-      if (is_row && k < tiles_next) ptx::store_relaxed(next, publishable(words));
+      if (is_row && k < tiles_next) publish<Shape>(next, result.operand);
       __syncwarp();
       if (place.lane == 0) block.release(turns.buffer);
 
       // The rest is done in the shadow of the exchange.
-      std::remove_const_t<decltype(words)> nothing;
-      memset(&nothing, 0xff, sizeof nothing);
-      if (is_row) ptx::store_relaxed(past, nothing);
+      if (is_row) withdraw<Shape>(past);
       finisher.write(result, input, n, state);
       if (k >= tiles_next) finisher.leave(result, n, state);
       ptx::store_shared_pair(place.carried + k * Shape::kCarried, state[0], state[1]);

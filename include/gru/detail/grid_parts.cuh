@@ -35,6 +35,10 @@
 ///   5. publishes their operands,
 ///   6. and writes the outputs, while the product warps wait for the next tile or step.
 ///
+/// The variant that resets before the product has two exchanges a step, each with its own operands,
+/// slot and buffers of sums: all the same holds for it where "step" is read as "exchange". See
+/// grid_reset_before_kernels.cuh.
+///
 /// Where operands are many, what L2 delivers bounds the step. Then two blocks are a *team*, a
 /// cluster: each multiplies for the units of both, but receives half of the depth alone. It hands
 /// its sums of the other's units over to the other's shared memory, so that a buffer gets those of
@@ -76,6 +80,21 @@ __device__ inline std::uint32_t publishable(std::uint32_t word) {
 }
 __device__ inline uint2 publishable(uint2 words) {
   return {publishable(words.x), publishable(words.y)};
+}
+
+/// Publishes a finishing lane's operands of two units.
+template <typename Shape>
+__device__ void publish(std::byte* to, float const (&operands)[2]) {
+  auto const words = operand_words<typename Shape::Value, Shape::kMultiplication>(operands);
+  ptx::store_relaxed(to, publishable(words));
+}
+
+/// Sets them back to kNothing.
+template <typename Shape>
+__device__ void withdraw(std::byte* from) {
+  decltype(operand_words<typename Shape::Value, Shape::kMultiplication>({})) nothing;
+  memset(&nothing, 0xff, sizeof nothing);
+  ptx::store_relaxed(from, nothing);
 }
 
 /// The operand of the chunk's first step for a unit of a row; backward, of a gate.
@@ -283,14 +302,16 @@ __device__ bool is_missing(ptx::Words4 const (&words)[kCount]) {
   return greatest[0] == kNothing;
 }
 
-/// Loads a lane's words, published or not; or takes zeros.
-template <int kCount>
+/// Loads a lane's words, published or not, of some gates; or takes zeros.
+template <typename Gates = AllGates, int kCount>
 __device__ void request(ptx::Words4 (&words)[kCount], std::byte const* from, bool loads = true) {
 #pragma unroll
   for (ptx::Words4& w : words) w = {};
   if (loads) {
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) words[j] = ptx::load_relaxed_16(from + j * 512);
+    for (int j = 0; j < kCount; ++j) {
+      if (Gates::has(j)) words[j] = ptx::load_relaxed_16(from + j * 512);
+    }
   }
 }
 
@@ -318,11 +339,13 @@ __device__ bool receive(ptx::Words4 (&words)[kCount], std::byte const* from,
 template <typename T, Multiplication multiplication, int kCount, int kOperands>
 class Sums {
  public:
-  /// Adds R's fragments r times the operands' words b0, b1.
+  /// Adds R's fragments r times the operands' words b0, b1, for some gates.
+  template <typename Gates>
   __device__ void add(ptx::Words4 const (&r)[kCount], std::uint32_t const (&b0)[kOperands],
                       std::uint32_t const (&b1)[kOperands]) {
 #pragma unroll
     for (int m = 0; m < kCount; ++m) {
+      if (!Gates::has(m)) continue;
       ptx::multiply_add<T>(sums_[m], r[m], b0[m % kOperands], b1[m % kOperands]);
     }
     if constexpr (kIsSplit) {
@@ -336,10 +359,12 @@ class Sums {
       }
 #pragma unroll
       for (int m = 0; m < kCount; ++m) {
+        if (!Gates::has(m)) continue;
         ptx::multiply_add<T>(small_[m], r[m], rest0[m % kOperands], rest1[m % kOperands]);
       }
 #pragma unroll
       for (int m = 0; m < kCount; ++m) {
+        if (!Gates::has(m)) continue;
         ptx::Words4 const rest = {ptx::tf32_rest(r[m].x), ptx::tf32_rest(r[m].y),
                                   ptx::tf32_rest(r[m].z), ptx::tf32_rest(r[m].w)};
         ptx::multiply_add<T>(small_[m], rest, b0[m % kOperands], b1[m % kOperands]);
@@ -376,14 +401,12 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
   constexpr int kSharedDepth = Shape::kSharedDepth;
   constexpr int kInRegisters = kDepth - kSharedDepth;
   constexpr int kParts = Shape::kParts;
-  constexpr int kPartsAtOnce = Shape::kPartsAtOnce;
   constexpr int kPartBytes = Shape::kPartWords * 512;
   constexpr int kOperands = Shape::kUnitOperands;
   auto const& work = block.work;
   int const warp = static_cast<int>(threadIdx.x) / 32;
   int const team_warp = block.member * Shape::kProductWarps + warp;
   int const lane = static_cast<int>(threadIdx.x) % 32;
-  int const steps = work.steps.steps;
 
   // This warp's part of R.
   ptx::Words4 weights[kInRegisters][kGates][2];
@@ -423,13 +446,16 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
     return cursor.operands() + team_warp * kParts * kPartBytes + row * 64 + lane % 4 * 16;
   };
   std::byte const* next = my_operands();
-  ptx::Words4 parts[kPartsAtOnce][Shape::kPartWords];
+  ptx::Words4 parts[Shape::kMostPartsAtOnce][Shape::kPartWords];
   if constexpr (Shape::kAhead) request(parts[0], next);
   BufferTurns<Shape::kSets> turns;
   std::uint32_t const my_sums =
       block.shared_at(block.layout.sums) + team_warp * Shape::kWarpSums + lane * 8;
-#pragma unroll 1
-  for (int i = 0; i < steps; ++i) {
+  // One exchange of all active tiles, and the product for some gates.
+  auto const multiply_tiles = [&](auto gates) {
+    using Gates = decltype(gates);
+    using Received = std::conditional_t<Shape::kIsForward, AllGates, Gates>;
+    constexpr int kPartsAtOnce = Shape::parts_at_once(Received::kCount);
     bool is_last = false;
 #pragma unroll 1
     while (!is_last) {
@@ -446,7 +472,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
         auto& words = parts[part % kPartsAtOnce];
         std::byte const* const from_part = from + part * kPartBytes;
         if constexpr (!Shape::kAhead) {
-          if (part == 0 || kPartsAtOnce == 1) request(words, from_part, loads);
+          if (part == 0 || kPartsAtOnce == 1) request<Received>(words, from_part, loads);
           if (part == 0) ptx::wait(block.empty(turns.buffer), turns.parity() ^ 1);
         }
         if (!expired && !receive(words, from_part, work.steps.most_polls)) {
@@ -458,12 +484,12 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
         for (int ahead = 1; ahead < kPartsAtOnce; ++ahead) {
           bool const is_due = part == 0 || ahead == kPartsAtOnce - 1;
           if (is_due && part + ahead < kParts) {
-            request(parts[(part + ahead) % kPartsAtOnce], from_part + ahead * kPartBytes, loads);
+            request<Received>(parts[(part + ahead) % kPartsAtOnce], from_part + ahead * kPartBytes,
+                              loads);
           }
         }
 
         // 2. Multiply.
-        std::byte const* const from_ahead = part + 1 < kParts ? from_part + kPartBytes : next;
 #pragma unroll
         for (int k = 0; k < Shape::kReceived; ++k) {
           int const j = part * Shape::kReceived + k;
@@ -484,9 +510,12 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
               b0[o] = second == 0 ? word.x : word.z;
               b1[o] = second == 0 ? word.y : word.w;
             }
-            sums.add(r, b0, b1);
+            sums.template add<Gates>(r, b0, b1);
           }
-          if constexpr (Shape::kAhead) words[k] = ptx::load_relaxed_16(from_ahead + k * 512);
+          if constexpr (Shape::kAhead) {
+            std::byte const* const from_ahead = part + 1 < kParts ? from_part + kPartBytes : next;
+            words[k] = ptx::load_relaxed_16(from_ahead + k * 512);
+          }
         }
       }
 
@@ -495,6 +524,7 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       std::uint32_t const to = my_sums + turns.buffer * Shape::kSums;
 #pragma unroll
       for (int m = 0; m < Shape::kTeam * Shape::kBlockSums; ++m) {
+        if (Shape::kIsForward && !Gates::has(m)) continue;
         int const of = m / Shape::kBlockSums;
         std::uint32_t const at = to + m % Shape::kBlockSums * 512;
         block.leave_pair(of, at, turns.buffer, sums.get(m, 0), sums.get(m, 2));
@@ -503,6 +533,16 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       __syncwarp();
       if (lane == 0) block.announce(warp, turns.buffer);
       turns.advance();
+    }
+  };
+#pragma unroll 1
+  for (int i = 0; i < work.steps.steps * Shape::kExchanges; ++i) {
+    if constexpr (Shape::kExchanges == 1) {
+      multiply_tiles(AllGates{});
+    } else if (i % 2 == 0) {
+      multiply_tiles(UpdateAndResetGates{});
+    } else {
+      multiply_tiles(CandidateGate{});
     }
     if (i % kFenceSteps == 0) ptx::fence_device();
   }
@@ -530,11 +570,13 @@ struct GridPlace {
         carried{block.shared_at(block.layout.carried) + index * 8},
         words{set * Shape::kTile + Shape::operand_offset(unit, tile_row)} {}
 
-  /// Adds up what the product warps left for the lane in a buffer.
+  /// Adds up what the product warps left for the lane in a buffer; forward, for some gates.
+  template <typename Gates = AllGates>
   __device__ void add_up(std::uint32_t buffer, float (&totals)[Shape::kUnitSums][2]) const {
     std::uint32_t const from = sums + buffer * Shape::kSums;
 #pragma unroll
     for (int i = 0; i < Shape::kUnitSums; ++i) {
+      if (!Gates::has(i)) continue;
       totals[i][0] = totals[i][1] = 0;
 #pragma unroll
       for (int part = 0; part < Shape::kTeamWarps; ++part) {

@@ -50,6 +50,22 @@ inline constexpr bool kHasTeams = false;
 inline constexpr bool kHasTeams = true;
 #endif
 
+/// Some of the gates z, r and g, of which every mma of a product warp has one.
+template <int kFirst_, int kEnd_>
+struct GateRange {
+  static constexpr int kFirst = kFirst_;
+  static constexpr int kEnd = kEnd_;
+  static constexpr int kCount = kEnd - kFirst;
+
+  /// Whether they have the gate of the warp's mma number m.
+  GRU_HOST_DEVICE static constexpr bool has(int m) { return m % 3 >= kFirst && m % 3 < kEnd; }
+};
+using AllGates = GateRange<0, 3>;
+using UpdateGate = GateRange<0, 1>;
+using ResetGate = GateRange<1, 2>;
+using UpdateAndResetGates = GateRange<0, 2>;
+using CandidateGate = GateRange<2, 3>;
+
 /// How a layer is spread over a group of blocks. H is padded to kDepth depth blocks a warp of a
 /// team; backward these are of each gate.
 ///
@@ -59,12 +75,15 @@ inline constexpr bool kHasTeams = true;
 /// Few tiles of a group are up to kFewTiles. With more, forward, the operands of the next tile are
 /// asked for a tile ahead.
 template <typename T, Multiplication multiplication, int kGroups_, int kDepth_,
-          Pass kPass_ = Pass::kForward, int kTeam_ = 1, GroupTiles kTiles = GroupTiles::kFew>
+          Pass kPass_ = Pass::kForward, int kTeam_ = 1, GroupTiles kTiles = GroupTiles::kFew,
+          Variant kVariant_ = Variant::kResetAfter>
 struct GridShape {
   using Value = T;
   static constexpr Multiplication kMultiplication = multiplication;
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
+  static constexpr Variant kVariant = kVariant_;
+  static constexpr int kExchanges = kVariant == Variant::kResetAfter ? 1 : 2;  // of a step
   static constexpr bool kStreams = false;
   static constexpr bool kAhead = kTiles != GroupTiles::kFew && kIsForward;
   static constexpr bool kSorts = kTiles == GroupTiles::kSorted;
@@ -83,17 +102,23 @@ struct GridShape {
   static constexpr int kTeamWarps = kTeam * kProductWarps;             // that share the depth
   static constexpr int kUnits = kTeamWarps * kDepth * kDepthBlock<T>;  // H, padded
 
-  GRU_HOST_DEVICE static constexpr int parts_at_once() {
+  /// For the operands of so many gates.
+  GRU_HOST_DEVICE static constexpr int parts_at_once(int gates) {
     if (kIsForward) return 1;
-    if (kIsSplit) return kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2;
-    return kDepth <= 4 ? kDepth : kDepth <= 8 ? 4 : 3;
+    int const of_three = kIsSplit      ? kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2
+                         : kDepth <= 4 ? kDepth
+                         : kDepth <= 8 ? 4
+                                       : 3;
+    int const parts = of_three * 3 / gates;
+    return parts < kDepth ? parts : kDepth;
   }
 
   // Operands are received in parts of so many depth blocks. Backward, where they are three times as
   // many, the next parts are on their way while one is multiplied, as many as registers allow.
   static constexpr int kReceived = !kIsForward ? 1 : kDepth <= 8 ? kDepth : 6;
   static constexpr int kParts = kDepth / kReceived;
-  static constexpr int kPartsAtOnce = parts_at_once();
+  static constexpr int kPartsAtOnce = parts_at_once(3);
+  static constexpr int kMostPartsAtOnce = parts_at_once(kExchanges == 1 ? 3 : 1);
   static constexpr int kPartWords = kReceived * kUnitOperands;  // 16 bytes each, of a lane
   static_assert(kDepth % kReceived == 0, "the depth is received in equal parts");
   static_assert(!kAhead || kPartsAtOnce == 1, "one part is asked for ahead");
@@ -129,9 +154,11 @@ struct GridShape {
   static constexpr int kWarpSums = kBlockSums * 512;                       // for one block
   static constexpr int kSums = kTeamWarps * kWarpSums;                     // one buffer
   static constexpr int kWarpWeights = kGates * 1024;                       // of a depth block
-  static constexpr int kCarried = 32 * kSetWarps * kSets * 8;              // of a tile of each set
-
   static constexpr int kFinishingLanes = 32 * kSetWarps * kSets;
+  static constexpr int kCarriedPairs = kFinishingLanes * 8;
+  // Of a tile of each set: a state, and what the first exchange leaves for the second.
+  static constexpr int kCarried = kIsForward ? kExchanges * kCarriedPairs : kCarriedPairs;
+
   using Inputs = std::conditional_t<kIsForward, InputRing<T, 2, kFinishingLanes, kSorts>,
                                     BackwardInputs<T, 2, kFinishingLanes, kSorts>>;
 
@@ -140,7 +167,7 @@ struct GridShape {
   using Order = GridOrder<kPass>;
   /// The same for other numbers of tiles.
   template <GroupTiles kOther>
-  using With = GridShape<T, multiplication, kGroups, kDepth, kPass, kTeam, kOther>;
+  using With = GridShape<T, multiplication, kGroups, kDepth, kPass, kTeam, kOther, kVariant>;
 
   /// The most tiles of one set.
   GRU_HOST_DEVICE static constexpr int lane_tiles(int tiles) {
@@ -168,6 +195,13 @@ struct GridShape {
            unit % kDepthBlock<T> * static_cast<int>(sizeof(T));
   }
 };
+
+/// A shape for the variant that resets before the product, which has one kernel for few and many
+/// tiles.
+template <typename T, Multiplication multiplication, int kGroups, int kDepth,
+          Pass kPass = Pass::kForward>
+using ResetBeforeShape = GridShape<T, multiplication, kGroups, kDepth, kPass, 1, GroupTiles::kFew,
+                                   Variant::kResetBefore>;
 
 }  // namespace GRU_DEVICE_NAMESPACE
 }  // namespace gru::detail

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include <gru/detail/grid_streamed_parts.cuh>
 #include <gru/detail/ptx.cuh>
@@ -58,9 +56,8 @@ __device__ void do_forward_steps(GridBlock<Shape> const& block, StreamedWeights<
       if (k >= place.tiles.count) break;
       input[k] = inputs.read(i, k);
       result[k] = finisher.finish(sums[k], input[k], states[k]);
-      auto const words = operand_words<T, Shape::kMultiplication>(result[k].operand);
       if (inputs.rows().has(k) && !is_last) {
-        ptx::store_relaxed(next + k * place.tile_stride(), publishable(words));
+        publish<Shape>(next + k * place.tile_stride(), result[k].operand);
       }
     }
 
@@ -68,9 +65,7 @@ __device__ void do_forward_steps(GridBlock<Shape> const& block, StreamedWeights<
 #pragma unroll
     for (int k = 0; k < Shape::kLaneTiles; ++k) {
       if (k >= place.tiles.count) break;
-      decltype(operand_words<T, Shape::kMultiplication>(result[k].operand)) nothing;
-      memset(&nothing, 0xff, sizeof nothing);
-      if (inputs.rows().has(k)) ptx::store_relaxed(past + k * place.tile_stride(), nothing);
+      if (inputs.rows().has(k)) withdraw<Shape>(past + k * place.tile_stride());
       int const n = inputs.rows().row(k);
       finisher.write(result[k], input[k], n, states[k]);
       if (is_last) finisher.leave(result[k], n, states[k]);
@@ -142,8 +137,7 @@ __device__ void do_backward_steps(GridBlock<Shape> const& block, StreamedWeights
       if (inputs.rows().has(k) && !is_last) {
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate) {
-          auto const words = operand_words<T, Shape::kMultiplication>(gates[gate]);
-          ptx::store_relaxed(next + k * place.tile_stride() + gate * 512, publishable(words));
+          publish<Shape>(next + k * place.tile_stride() + gate * 512, gates[gate]);
         }
       }
     }
@@ -152,12 +146,10 @@ __device__ void do_backward_steps(GridBlock<Shape> const& block, StreamedWeights
 #pragma unroll
     for (int k = 0; k < Shape::kLaneTiles; ++k) {
       if (k >= place.tiles.count) break;
-      decltype(operand_words<T, Shape::kMultiplication>(sums[0][0])) nothing;
-      memset(&nothing, 0xff, sizeof nothing);
       if (inputs.rows().has(k)) {
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate) {
-          ptx::store_relaxed(past + k * place.tile_stride() + gate * 512, nothing);
+          withdraw<Shape>(past + k * place.tile_stride() + gate * 512);
         }
       }
       int const n = inputs.rows().row(k);

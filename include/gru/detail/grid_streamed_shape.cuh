@@ -75,6 +75,7 @@ struct StreamedShape {
   static constexpr Pass kPass = kPass_;
   static constexpr bool kIsForward = kPass == Pass::kForward;
   static constexpr bool kIsSplit = false;
+  static constexpr int kExchanges = 1;
   static constexpr bool kStreams = true;
   static constexpr int kTiles = 4;  // multiplied together
   static constexpr int kWarps = 8;

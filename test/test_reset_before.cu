@@ -6,8 +6,8 @@
 #include "support/computation.hpp"
 #include "support/options.hpp"
 
-/// The variant that resets before the product, where it has a kernel of its own: two exchanges a
-/// step, and operands of two kinds.
+/// The variant that resets before the product, where it has kernels of its own, on clusters and on
+/// the grid: two exchanges a step, and operands of two kinds.
 namespace gru::test {
 namespace {
 
@@ -28,6 +28,21 @@ TEMPLATE_TEST_CASE("Reset before gives the host engine's numbers for sizes at ev
       GENERATE(1, 15, 16, 17, 33, 127, 128, 129, 256, 257, 384, 385, 512, 513, 768, 769);
   check_engines<TestType>(reset_before(false), {4, 3, 5, H}, 1);
   check_engines<TestType>(reset_before(true), {5, 3, 5, H}, 1);
+}
+
+TEMPLATE_TEST_CASE("Reset before gives the host engine's numbers where R fills the chip", "", Half,
+                   Bfloat16, Fp32, Tf32) {
+  // More steps than the grid's exchange has slots, and more tiles than groups of blocks.
+  std::int64_t const H = GENERATE(1023, 1024, 1025, 2048, 2049);
+  Direction const direction = H % 2 == 0 ? Direction::kForward : Direction::kReverse;
+  check_engines<TestType>(reset_before(true, direction), {13, 11, 5, H}, 1);
+}
+
+TEMPLATE_TEST_CASE("Reset before gives the host engine's numbers where groups have many tiles", "",
+                   Half, Fp32, Tf32) {
+  check_engines<TestType>(reset_before(true), {12, 150, 3, 1024}, 2);
+  check_engines<TestType>(reset_before(true, Direction::kReverse), {25, 77, 3, 800}, 2);
+  check_engines<TestType>(reset_before(true), {70, 19, 3, 530}, 2);
 }
 
 TEMPLATE_TEST_CASE("Reset before gives the host engine's numbers for rows and steps in turns", "",

@@ -68,9 +68,46 @@ std::vector<std::int32_t> random_lengths(std::int64_t T, std::int64_t N, std::ui
   return lengths;
 }
 
-TEST_CASE("Rows are sorted by length, those of one length by their numbers") {
+/// The values tile by tile, dealt to groups round by round; of the full rounds every second one, of
+/// which the last is the last, the other way.
+std::vector<std::int32_t> dealt(std::vector<std::int32_t> const& values, int groups) {
+  constexpr auto kRows = static_cast<std::ptrdiff_t>(detail::kTileRows);
+  std::ptrdiff_t const round_rows = kRows * groups;
+  auto const rounds = static_cast<std::ptrdiff_t>(values.size()) / round_rows;
+  std::vector<std::int32_t> all;
+  for (std::ptrdiff_t round = 0; round < rounds; ++round) {
+    bool const reversed = (rounds - round) % 2 == 1;
+    for (int group = 0; group < groups; ++group) {
+      auto const tile =
+          values.begin() + round * round_rows + kRows * (reversed ? groups - 1 - group : group);
+      all.insert(all.end(), tile, tile + kRows);
+    }
+  }
+  all.insert(all.end(), values.begin() + rounds * round_rows, values.end());
+  return all;
+}
+
+TEST_CASE("Groups get about as many steps as each other") {
+  // Sums of the numbers of a group's tiles, which stand for what is left of their lengths.
+  constexpr int kGroups = 16;
+  int const tiles = GENERATE(32, 33, 41, 48, 60);
+  std::vector<int> sums(kGroups, 0);
+  std::vector<int> counts(kGroups, 0);
+  for (int number = 0; number < tiles; ++number) {
+    int const group = detail::dealt_tile(number, kGroups, tiles * detail::kTileRows) % kGroups;
+    sums[static_cast<std::size_t>(group)] += tiles - number;
+    ++counts[static_cast<std::size_t>(group)];
+  }
+  auto const [least, most] = std::minmax_element(counts.begin(), counts.end());
+  CHECK(*most - *least <= 1);
+  double const mean = std::accumulate(sums.begin(), sums.end(), 0.0) / kGroups;
+  CHECK(*std::max_element(sums.begin(), sums.end()) <= 1.15 * mean);
+}
+
+TEST_CASE("Rows are sorted by length, and their tiles dealt to groups in turns") {
   if (!has_device()) SKIP("no CUDA device");
   std::int64_t const N = GENERATE(1, 2, 7, 8, 9, 31, 33, 200, 1025);
+  int const groups = GENERATE(1, 3, 16);
   constexpr std::int64_t T = 20;
   std::vector<std::int32_t> const lengths = random_lengths(T, N, 1);
   auto const clamped = [&](std::int32_t n) {
@@ -80,6 +117,7 @@ TEST_CASE("Rows are sorted by length, those of one length by their numbers") {
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](std::int32_t a, std::int32_t b) { return clamped(a) > clamped(b); });
+  order = dealt(order, groups);
   std::vector<std::int32_t> longest;
   for (std::size_t i = 0; i < order.size(); i += detail::kTileRows) {
     longest.push_back(clamped(order[i]));
@@ -92,7 +130,7 @@ TEST_CASE("Rows are sorted by length, those of one length by their numbers") {
   layer.batch = N;
   layer.schedule.steps = T;
   layer.schedule.lengths = given.data();
-  detail::launch_sort_rows(nullptr, layer, {sorted.data(), of_tiles.data()});
+  detail::launch_sort_rows(nullptr, layer, {sorted.data(), of_tiles.data()}, groups);
   CHECK(sorted.read() == order);
   CHECK(of_tiles.read() == longest);
 }

@@ -147,6 +147,7 @@ class ClusterBackwardRecurrence {
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
   bool drains_tiles() const { return plan_.tiles > 1 && kernel_.functions.sorts(); }
+  int groups() const { return plan_.clusters; }
 
   /// Of one launch.
   int blocks() const { return plan_.clusters * kernel_.functions.blocks; }

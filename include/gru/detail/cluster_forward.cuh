@@ -138,6 +138,7 @@ class ClusterRecurrence {
 
   double step_us() const { return predict_clusters(kernel_.functions.time, plan_); }
   bool drains_tiles() const { return plan_.tiles > 1 && kernel_.functions.sorts(); }
+  int groups() const { return plan_.clusters; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
     scratch.packed_weights = carver.take<T>(packed_values<T>(kernel_.order));

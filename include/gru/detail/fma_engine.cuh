@@ -82,6 +82,7 @@ class FmaClusterEngine {
 
   std::string const& obstacle() const { return obstacle_; }
   static constexpr bool drains_tiles() { return false; }
+  static constexpr int groups() { return 1; }
   double step_us() const { return plan_.step_us; }
 
   void lay_out(Carver& carver, Scratch& scratch) const {
@@ -219,6 +220,7 @@ class FmaGridEngine {
 
   std::string const& obstacle() const { return obstacle_; }
   static constexpr bool drains_tiles() { return false; }
+  static constexpr int groups() { return 1; }
   double step_us() const { return kernel_.time.of(rows()); }
 
   void lay_out(Carver& carver, Scratch& scratch) const {

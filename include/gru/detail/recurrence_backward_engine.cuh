@@ -28,6 +28,7 @@ inline namespace GRU_DEVICE_NAMESPACE {
 ///     std::string const& obstacle() const;                     why it cannot run, or empty
 ///     double step_us() const;                                  predicted, of the steps alone
 ///     bool drains_tiles() const;                               whether sorted rows spare it tiles
+///     int groups() const;                                      of blocks, of a launch
 ///     int blocks() const;                                      of a launch, one a multiprocessor
 ///     void lay_out(Carver&, Scratch&) const;                   carves what it needs
 ///     struct Scratch;                                          pointers to it
@@ -87,7 +88,9 @@ class PersistentBackwardSteps {
     std::size_t const bytes =
         static_cast<std::size_t>(3 * problem_.batch * problem_.hidden_size) * sizeof(T);
     GRU_CUDA_TRY(cudaMemsetAsync(scratch.dq, 0, bytes, stream));
-    if (sorts_rows()) launch_sort_rows(stream, run.layer, scratch.row_order);
+    if (sorts_rows()) {
+      launch_sort_rows(stream, run.layer, scratch.row_order, recurrence_.groups());
+    }
     recurrence_.prepare(stream, run.layer, run.weights.recurrent_kernel, scratch.recurrence);
   }
 

@@ -60,6 +60,7 @@ OverlapCosts overlap_costs(Recurrence const& recurrence, Problem const& p,
 ///     std::string const& obstacle() const;                 why it cannot run, or empty
 ///     double step_us() const;                              predicted, without the input product
 ///     bool drains_tiles() const;                           whether sorted rows spare it tiles
+///     int groups() const;                                  of blocks, of a launch
 ///     void lay_out(Carver&, Scratch&) const;               carves what it needs of the workspace
 ///     struct Scratch;                                      pointers to it
 ///     void prepare(cudaStream_t, LayerView<T> const&, T const* recurrent_kernel,
@@ -134,7 +135,7 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     RecurrentForward<T> pass = make_pass(layer, tensors, buffers);
     pass.most_polls = execution.most_polls;
     if (sorts) {
-      launch_sort_rows(execution.stream, layer, buffers.row_order);
+      launch_sort_rows(execution.stream, layer, buffers.row_order, recurrence_.groups());
       pass.deal.order = buffers.row_order.order;
       pass.deal.length = buffers.row_order.length;
     }

@@ -14,9 +14,9 @@
 
 /// How the tiles of the batch are dealt to the groups of blocks that carry them through the steps:
 /// clusters, or groups of a grid. And how groups with several tiles do without those whose rows are
-/// all past their lengths: the rows are sorted by length on the device, so that every group gets
-/// tiles of all lengths, the longest first, and the tiles that are *active* in a step are its first
-/// ones. Outputs past the lengths are cleared beforehand.
+/// all past their lengths: the rows are sorted by length on the device, and every group gets tiles
+/// of all lengths, the longest first, about as many steps as the others. So the tiles that are
+/// *active* in a step are its first ones. Outputs past the lengths are cleared beforehand.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 
@@ -121,10 +121,21 @@ class ActiveTiles {
   int until_turn_ = 0;  // steps
 };
 
+/// Where in the order the number-th tile of the sorted rows goes. Tiles are dealt in rounds, one to
+/// each group, every second round beginning with the last group: the one that got the longest tile
+/// of a round gets the shortest of the next. Where tiles are left over, the first groups get them;
+/// the round before these is dealt the other way, so that they have its shortest ones.
+GRU_HOST_DEVICE inline int dealt_tile(int number, int groups, int batch) {
+  int const round = number / groups;
+  int const rounds = batch / (groups * kTileRows);  // that are full
+  bool const is_reversed = round < rounds && (rounds - round) % 2 != 0;
+  return is_reversed ? (2 * round + 1) * groups - 1 - number : number;
+}
+
 /// What a run needs to sort its rows.
 struct RowOrder {
-  std::int32_t* order = nullptr;
-  std::int32_t* length = nullptr;
+  std::int32_t* order = nullptr;   // see TileDeal
+  std::int32_t* length = nullptr;  // likewise
 
   void lay_out(Carver& carver, std::int64_t batch) {
     order = carver.take<std::int32_t>(batch);
@@ -132,10 +143,10 @@ struct RowOrder {
   }
 };
 
-/// Sorts the rows: the longest first, those of one length by their numbers. A warp places one row,
-/// and counts those before it.
+/// Sorts the rows, the longest first, those of one length by their numbers, and deals their tiles.
+/// A warp places one row, and counts those before it.
 template <typename T>
-GRU_KERNEL void sort_rows_kernel(LayerView<T> layer, RowOrder rows) {
+GRU_KERNEL void sort_rows_kernel(LayerView<T> layer, RowOrder rows, int groups) {
   int const N = static_cast<int>(layer.batch);
   int const n = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x % 32);
@@ -150,16 +161,18 @@ GRU_KERNEL void sort_rows_kernel(LayerView<T> layer, RowOrder rows) {
     before += __shfl_xor_sync(0xffffffffu, before, distance);
   }
   if (lane != 0) return;
-  rows.order[before] = n;
-  if (before % kTileRows == 0) rows.length[before / kTileRows] = length;
+  int const tile = dealt_tile(before / kTileRows, groups, N);
+  rows.order[tile * kTileRows + before % kTileRows] = n;
+  if (before % kTileRows == 0) rows.length[tile] = length;
 }
 
-/// Enqueues the kernel.
+/// Enqueues the kernel, for launches of so many groups.
 template <typename T>
-void launch_sort_rows(cudaStream_t stream, LayerView<T> const& layer, RowOrder const& rows) {
+void launch_sort_rows(cudaStream_t stream, LayerView<T> const& layer, RowOrder const& rows,
+                      int groups) {
   constexpr int kRows = 4;  // of a block
   auto const blocks = static_cast<unsigned>((layer.batch + kRows - 1) / kRows);
-  sort_rows_kernel<T><<<blocks, 32 * kRows, 0, stream>>>(layer, rows);
+  sort_rows_kernel<T><<<blocks, 32 * kRows, 0, stream>>>(layer, rows, groups);
   GRU_CUDA_TRY(cudaGetLastError());
 }
 

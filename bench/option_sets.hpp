@@ -47,6 +47,8 @@ inline std::vector<OptionSet> option_sets() {
       {"lengths uniform in 1..T", [](Problem& p) { p.lengths = true; }},
       {"episode starts", [](Problem& p) { p.episode_starts = true; }},
       {"reserve", [](Problem& p) { p.keep_for_backward = true; }},
+      {"reserve overwritten", [](Problem& p) { p.reserve = ReservePolicy::kOverwrite; }},
+      {"recomputed", [](Problem& p) { p.reserve = ReservePolicy::kRecompute; }},
       {"reset before", [](Problem& p) { p.variant = gru::Variant::kResetBefore; }},
       {"batch-major", [](Problem& p) { p.layout = Layout::kBatchMajor; }},
       {"reverse", [](Problem& p) { p.direction = Direction::kReverse; }},

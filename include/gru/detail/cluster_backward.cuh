@@ -50,7 +50,7 @@ struct ClusterBackwardKernel {
       }
       if (H <= 768) {
         return {of<kDirect, ClusterBackwardShape<T, 16, 768, 4>>(variant,
-                                                                 {{2.35, 2.40}, {3.40, 3.50}})};
+                                                                 {{2.35, 2.40}, {3.65, 3.70}})};
       }
     } else if (p.precision == Precision::kTf32) {
       if (H <= 128) {

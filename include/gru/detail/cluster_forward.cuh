@@ -49,7 +49,7 @@ struct ClusterKernel {
       return of<kDirect, ClusterShape<T, 8, 2, 8, 1>>(variant, {{0.97, 1.10}, {1.40, 1.35}});
     }
     if (hidden_size <= 768) {
-      return of<kDirect, ClusterShape<T, 16, 2, 12, 10>>(variant, {{1.48, 1.40}, {2.00, 1.87}});
+      return of<kDirect, ClusterShape<T, 16, 2, 12, 10>>(variant, {{1.48, 1.40}, {2.05, 1.98}});
     }
     return {};
   }

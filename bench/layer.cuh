@@ -82,6 +82,11 @@ class Layer {
   Memory memory() const { return memory_; }
 
  private:
+  Reserve reserve() const {
+    if (memory_.reserve == 0) return {};  // not kept
+    return {reserve_->data(), reserve_->bytes()};
+  }
+
   void run_forward() const {
     ForwardTensors<T> t;
     t.x = data_.x.data();
@@ -89,7 +94,7 @@ class Layer {
     set_options(t, forward_->problem());
     t.h = data_.h.data();
     t.final_state = data_.final_state.data();
-    t.reserve = {reserve_->data(), reserve_->bytes()};
+    t.reserve = reserve();
     forward_->run(execution_, data_.weights(), t, workspace());
   }
 
@@ -101,7 +106,12 @@ class Layer {
     set_options(t, backward_->problem());
     t.dh = data_.dh.data();
     t.dfinal_state = data_.dfinal_state.data();
-    t.reserve = {reserve_->data(), reserve_->bytes()};
+    bool const overwrites = backward_->problem().reserve == ReservePolicy::kOverwrite;
+    if (overwrites) {
+      t.overwritten_reserve = reserve();
+    } else {
+      t.reserve = reserve();
+    }
     t.dx = data_.dx.data();
     t.dkernel = data_.dkernel.data();
     t.drecurrent_kernel = data_.drecurrent_kernel.data();

@@ -41,17 +41,28 @@ class Phases {
     std::int64_t const first = first_tile(tasks_.value.fetch_add(1));
     std::int64_t const begin = done_.value.load(std::memory_order_acquire) / tiles_;
     for (std::int64_t phase = begin; phase < phases_; ++phase) {
+      // Tiles that are done, but not counted yet: one by one they would keep the tasks busy with
+      // each other's caches.
+      std::int64_t count = 0;
+      auto const publish = [&] {
+        if (count > 0) done_.value.fetch_add(count, std::memory_order_acq_rel);
+        count = 0;
+      };
       for (std::int64_t i = 0; i < tiles_; ++i) {
         std::int64_t const tile = (first + i) % tiles_;
-        if (!take(phase, tile)) continue;
+        if (!take(phase, tile)) {
+          publish();
+          continue;
+        }
         try {
           f(phase, tile);
         } catch (...) {
           failed_ = true;
           throw;
         }
-        done_.value.fetch_add(1, std::memory_order_acq_rel);
+        ++count;
       }
+      publish();
       if (!wait_for(phase)) return;
     }
   }

@@ -15,7 +15,8 @@
 /// sums wait in shared memory for the candidate's.
 ///   Backward, dq of z and r, of the step done before, are exchanged for the gradient of the state;
 /// then the candidate's dq of this step for that of r * s. What goes back through R_g reaches the
-/// step before by no other way.
+/// step before by no other way. The update gate's dq is published with the candidate's, an exchange
+/// before it is due: who polls for it polls for the reset gate's of the same lane as well.
 namespace gru::detail {
 inline namespace GRU_DEVICE_NAMESPACE {
 

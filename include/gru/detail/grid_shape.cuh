@@ -102,13 +102,12 @@ struct GridShape {
   static constexpr int kTeamWarps = kTeam * kProductWarps;             // that share the depth
   static constexpr int kUnits = kTeamWarps * kDepth * kDepthBlock<T>;  // H, padded
 
-  /// For the operands of so many gates.
+  /// How many parts of the operands of so many gates are under way at once, as the registers allow:
+  /// as many words for one gate as for three.
   GRU_HOST_DEVICE static constexpr int parts_at_once(int gates) {
     if (kIsForward) return 1;
-    int const of_three = kIsSplit      ? kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2
-                         : kDepth <= 4 ? kDepth
-                         : kDepth <= 8 ? 4
-                                       : 3;
+    int of_three = kDepth <= 4 ? kDepth : kDepth <= 8 ? 4 : 3;
+    if (kIsSplit) of_three = kGroups * kTeam == 1 && kDepth <= 8 ? 3 : 2;
     int const parts = of_three * 3 / gates;
     return parts < kDepth ? parts : kDepth;
   }

@@ -303,7 +303,7 @@ class Backward {
 
   /// From products to pre-activations; where reset is before, the product with R_g is still to be
   /// added to a_g, and r * s to be formed.
-  void finish_gates(std::int64_t t, std::int64_t n, A* row) {
+  [[gnu::flatten]] void finish_gates(std::int64_t t, std::int64_t n, A* row) {
     std::int64_t const H = p_.hidden_size;
     A const* const bias = buffers_.weights.bias();
     A const* const recurrent_bias = buffers_.weights.recurrent_bias();
@@ -447,7 +447,7 @@ class Backward {
   /// From the gradient of the state that the step left to those of the pre-activations and, along
   /// everything but R, of the state that entered it; where reset is before, without the reset gate.
   template <typename G>
-  void leave_step(Row const& row, Units u, G const* a) {
+  [[gnu::flatten]] void leave_step(Row const& row, Units u, G const* a) {
     V d_new = load<A>(row.carried, u);
     if (tensors_.dh != nullptr) {
       d_new = d_new + load<A>(tensors_.dh + dh_rows_.at(row.t, row.n), u);
@@ -474,7 +474,7 @@ class Backward {
   }
 
   template <typename G>
-  void leave_reset(Row const& row, Units u, G const* a) {
+  [[gnu::flatten]] void leave_reset(Row const& row, Units u, G const* a) {
     V const du = with_dropout(load<A>(row.product, u), row.n, u);
     auto const d = cell::reset_state_backward(load<A>(a + at_.r, u), load<A>(row.state, u), du);
     put(row, at_.r, u, d.a_r);
@@ -482,7 +482,7 @@ class Backward {
   }
 
   /// Nothing passes an episode boundary.
-  void carry(Row const& row, Units u) {
+  [[gnu::flatten]] void carry(Row const& row, Units u) {
     bool const cleared = schedule_.is_cleared(row.t, row.n);
     V const through_r = with_dropout(load<A>(row.product, u), row.n, u);
     store(row.carried, u, cleared ? V{A(0)} : load<A>(row.carried, u) + through_r);

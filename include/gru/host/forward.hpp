@@ -298,7 +298,7 @@ class Forward {
     enter(step + 1, n, u, load<A>(state(step, n), u));
   }
 
-  void finish_reset_after(Row const& row, Units u) {
+  [[gnu::flatten]] void finish_reset_after(Row const& row, Units u) {
     cell::Gates<V> const p = input_part(row, u);
     cell::Gates<V> const q = recurrent_part(row, u);
     cell::Gates<V> const a = cell::reset_after(p, q);
@@ -307,7 +307,7 @@ class Forward {
   }
 
   /// r * s, which enters R_g where the reset gate acts before the product.
-  void apply_reset(Row const& row, Units u) {
+  [[gnu::flatten]] void apply_reset(Row const& row, Units u) {
     A const* const recurrent_bias = buffers_.weights.recurrent_bias() + at_.r;
     V const p = load<A>(row.input_product + at_.r, u) + load<A>(buffers_.weights.bias() + at_.r, u);
     V const q = load<A>(row.product + product_at_.r, u) + load<A>(recurrent_bias, u);
@@ -316,7 +316,7 @@ class Forward {
           rounded_to<T>(with_dropout(s, row.n, u)));
   }
 
-  void finish_reset_before(Row const& row, Units u) {
+  [[gnu::flatten]] void finish_reset_before(Row const& row, Units u) {
     cell::Gates<V> const a = cell::reset_before(input_part(row, u), recurrent_part(row, u));
     keep(row, u, a, load<A>(buffers_.reset_state + row.n * p_.hidden_size, u));
     finish(row, u, a);

@@ -12,7 +12,8 @@
 namespace gru::detail::host {
 
 /// Neighbouring units of one row, computed together: the value type with which the host engine uses
-/// the formulas of cell.hpp.
+/// the formulas of cell.hpp. Functions that work on them in the steps are flattened, since packs go
+/// through memory to what is called and back: gcc 12 calls even a sigmoid.
 template <typename A>
 class Pack {
  public:
@@ -71,29 +72,37 @@ void for_each_pack(std::int64_t width, F const& f) {
   for_each_pack<A>(0, width, f);
 }
 
+/// Loads fewer units than a pack has, at a row's end. Never inlined, as the next function: rows end
+/// once.
+template <typename A, typename S>
+EIGEN_DONT_INLINE Pack<A> load_some(S const* first, int count) {
+  Pack<A> pack{A(0)};
+  for (int i = 0; i < count; ++i) pack[i] = static_cast<A>(first[i]);
+  return pack;
+}
+
+/// Writes as few.
+template <typename A, typename S>
+EIGEN_DONT_INLINE void store_some(S* first, int count, Pack<A> const& pack) {
+  for (int i = 0; i < count; ++i) first[i] = static_cast<S>(pack[i]);
+}
+
 /// Units of a row of values of S, converted to A. Those beyond the row's end are 0.
 template <typename A, typename S>
 Pack<A> load(S const* row, Units units) {
   S const* const first = row + units.begin;
-  if (units.count == Pack<A>::kSize) {
-    using Stored = Eigen::Array<S, Pack<A>::kSize, 1>;
-    return Pack<A>{typename Pack<A>::Values{Eigen::Map<Stored const>(first).template cast<A>()}};
-  }
-  Pack<A> pack{A(0)};
-  for (int i = 0; i < units.count; ++i) pack[i] = static_cast<A>(first[i]);
-  return pack;
+  if (units.count != Pack<A>::kSize) return load_some<A>(first, units.count);
+  using Stored = Eigen::Array<S, Pack<A>::kSize, 1>;
+  return Pack<A>{typename Pack<A>::Values{Eigen::Map<Stored const>(first).template cast<A>()}};
 }
 
 /// Writes units of a row, rounding them to S. What lies beyond the row's end is left alone.
 template <typename A, typename S>
 void store(S* row, Units units, Pack<A> const& pack) {
   S* const first = row + units.begin;
-  if (units.count == Pack<A>::kSize) {
-    using Stored = Eigen::Array<S, Pack<A>::kSize, 1>;
-    Eigen::Map<Stored>{first} = pack.values().template cast<S>();
-    return;
-  }
-  for (int i = 0; i < units.count; ++i) first[i] = static_cast<S>(pack[i]);
+  if (units.count != Pack<A>::kSize) return store_some(first, units.count, pack);
+  using Stored = Eigen::Array<S, Pack<A>::kSize, 1>;
+  Eigen::Map<Stored>{first} = pack.values().template cast<S>();
 }
 
 /// The values as T holds them: what enters a matrix product.

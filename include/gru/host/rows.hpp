@@ -83,9 +83,10 @@ void load_state(OrFloat<T const> state, std::int64_t pitch, std::int64_t n, std:
   }
 }
 
-/// The zoneout weights of some units.
+/// The zoneout weights of some units. Never inlined: drawing them is long.
 template <typename A>
-Pack<A> zoneout_weight(Masks const& masks, std::int64_t t, std::int64_t n, Units units) {
+EIGEN_DONT_INLINE Pack<A> zoneout_weight(Masks const& masks, std::int64_t t, std::int64_t n,
+                                         Units units) {
   if (!masks.zoneout.on) return Pack<A>{masks.zoneout_weight<A>(t, n, units.begin)};
   Pack<A> weight{A(0)};
   for (int i = 0; i < units.count; ++i) {

@@ -13,7 +13,8 @@ using Task = std::function<void(std::int64_t)>;
 struct Execution {
   /// Calls task(i) once for each i in [0, count), in any order and in any threads, and returns when
   /// all calls have. Empty: the calling thread does them one by one. How many threads there are
-  /// changes no bit of a result.
+  /// changes no bit of a result; who compiles with OpenMP defines EIGEN_DONT_PARALLELIZE for that,
+  /// since Eigen would use threads of its own.
   std::function<void(std::int64_t count, Task const& task)> parallel_for = {};
 };
 

@@ -86,9 +86,14 @@ class Phases {
   bool wait_for(std::int64_t phase) const {
     constexpr int kPollsBeforeYield = 2000;
     std::int64_t const wanted = (phase + 1) * tiles_;
-    for (int polls = 0; done_.value.load(std::memory_order_acquire) < wanted; ++polls) {
+    int polls = 0;
+    while (done_.value.load(std::memory_order_acquire) < wanted) {
       if (failed_.load(std::memory_order_relaxed)) return false;
-      if (polls >= kPollsBeforeYield) std::this_thread::yield();
+      if (polls == kPollsBeforeYield) {
+        std::this_thread::yield();
+      } else {
+        ++polls;
+      }
     }
     return true;
   }

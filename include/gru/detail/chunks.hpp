@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include <gru/error.hpp>
 #include <gru/problem.hpp>
@@ -28,9 +29,16 @@ struct Chunks {
   }
 };
 
+/// Problem::workspace_limit is too small for the steps to be done one by one.
+struct LimitTooSmall : InvalidArgument {
+  LimitTooSmall(std::string const& what, std::size_t bytes)
+      : InvalidArgument{what}, least_bytes{bytes} {}
+
+  std::size_t least_bytes;  // that would do
+};
+
 /// The fewest chunks whose buffers fit in Problem::workspace_limit beside `fixed_bytes`, and whose
-/// rows a matrix product can count. Throws InvalidArgument with the least limit where not even one
-/// step fits.
+/// rows a matrix product can count. Throws LimitTooSmall where not even one step fits.
 inline Chunks cut_into_chunks(Problem const& p, std::size_t fixed_bytes,
                               std::size_t bytes_per_step) {
   Chunks chunks;
@@ -38,8 +46,11 @@ inline Chunks cut_into_chunks(Problem const& p, std::size_t fixed_bytes,
   chunks.reverse = p.direction == Direction::kReverse;
   if (p.steps == 0 || p.batch == 0) return chunks;
   std::size_t const least = fixed_bytes + bytes_per_step;
-  GRU_EXPECT(least <= p.workspace_limit, InvalidArgument, "workspace_limit is ", p.workspace_limit,
-             " bytes, this Problem needs at least ", least);
+  if (least > p.workspace_limit) {
+    throw LimitTooSmall{message(__FILE__, __LINE__, "workspace_limit is ", p.workspace_limit,
+                                " bytes, this Problem needs at least ", least),
+                        least};
+  }
   std::int64_t fitting = p.steps;
   if (bytes_per_step > 0) {
     std::size_t const room = (p.workspace_limit - fixed_bytes) / bytes_per_step;

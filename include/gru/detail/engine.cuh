@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <gru/detail/chunks.hpp>
 #include <gru/detail/device.cuh>
 #include <gru/detail/device_namespace.cuh>
 #include <gru/detail/sequence.hpp>
@@ -77,23 +78,22 @@ class EngineMaker {
       candidate.workspace_bytes = engine->workspace_bytes();
       if (candidate.predicted_us > 0) candidate.predicted_us += engine->chunking_us();
       engines_.emplace_back(candidate.engine, std::move(engine));
-    } catch (InvalidArgument const& error) {
+    } catch (LimitTooSmall const& error) {
       candidate.can_run = false;
       candidate.reason = error.what();
-      if (problem_.engine == Engine::kAutomatic || problem_.engine == candidate.engine) {
-        too_large_ = error;
-      }
+      if (problem_.engine != Engine::kAutomatic && problem_.engine != candidate.engine) return;
+      if (!too_large_ || error.least_bytes < too_large_->least_bytes) too_large_ = error;
     }
   }
 
   /// Decides, and hands out the chosen engine. Where nothing but the workspace limit is in the way,
-  /// throws what the last engine asked says of it.
+  /// throws what the engine that needs least says of it.
   Decision decide(std::vector<Candidate> candidates, std::shared_ptr<Interface const>& chosen) {
     bool has_eligible = false;
     for (auto const& [name, engine] : engines_) {
       has_eligible |= problem_.engine == Engine::kAutomatic || problem_.engine == name;
     }
-    if (!has_eligible && too_large_) throw InvalidArgument{*too_large_};
+    if (!has_eligible && too_large_) throw *too_large_;
     Decision const decision = detail::decide(problem_, std::move(candidates));
     for (auto const& [name, engine] : engines_) {
       if (name == decision.engine) chosen = engine;
@@ -105,7 +105,7 @@ class EngineMaker {
   Problem const& problem_;
   DeviceFacts const& facts_;
   std::vector<std::pair<Engine, std::shared_ptr<Interface const>>> engines_;
-  std::optional<InvalidArgument> too_large_;
+  std::optional<LimitTooSmall> too_large_;
 };
 
 }  // namespace GRU_DEVICE_NAMESPACE

@@ -100,8 +100,9 @@ inline int current_device() {
   return device;
 }
 
-/// Facts about the current device: asked once, then remembered. Thread-safe.
-inline DeviceFacts const& current_device_facts() {
+/// Facts about the current device: asked once, then remembered. Thread-safe. Each shared library of
+/// the process has its own, since they tell what code the library has.
+[[gnu::visibility("hidden")]] inline DeviceFacts const& current_device_facts() {
   static std::mutex mutex;
   static std::vector<DeviceFacts const*> known;
   int const device = current_device();

@@ -5,35 +5,48 @@
 
 // Code that holds or launches kernels lives in an inline namespace that names the library's version
 // and the architectures it was compiled for. Two libraries of one process that were built for
-// different ones then keep their own, instead of the loader merging them.
+// different ones then keep their own, instead of the loader merging them. nvcc names sm_90 and
+// sm_90a alike: what must differ between those is hidden.
 #if !defined(__CUDA_ARCH_LIST__)
 #error "gru: compile this header as CUDA, with nvcc 12.4 or later"
 #endif
 
+// Joins up to 25 tokens with underscores: five, and 20 architectures (CUDA 13.0 has 12).
+#define GRU_JOIN(a, b) GRU_JOIN_EXPANDED(a, b)
+#define GRU_JOIN_EXPANDED(a, b) a##_##b
 #define GRU_CAT_1(a) a
-#define GRU_CAT_2(a, b) a##_##b
-#define GRU_CAT_3(a, b, c) a##_##b##_##c
-#define GRU_CAT_4(a, b, c, d) a##_##b##_##c##_##d
-#define GRU_CAT_5(a, b, c, d, e) a##_##b##_##c##_##d##_##e
-#define GRU_CAT_6(a, b, c, d, e, f) a##_##b##_##c##_##d##_##e##_##f
-#define GRU_CAT_7(a, b, c, d, e, f, g) a##_##b##_##c##_##d##_##e##_##f##_##g
-#define GRU_CAT_8(a, b, c, d, e, f, g, h) a##_##b##_##c##_##d##_##e##_##f##_##g##_##h
-#define GRU_CAT_9(a, b, c, d, e, f, g, h, i) a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i
-#define GRU_CAT_10(a, b, c, d, e, f, g, h, i, j) \
-  a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j
-#define GRU_CAT_11(a, b, c, d, e, f, g, h, i, j, k) \
-  a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k
-#define GRU_CAT_12(a, b, c, d, e, f, g, h, i, j, k, l) \
-  a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k##_##l
-#define GRU_CAT_13(a, b, c, d, e, f, g, h, i, j, k, l, m) \
-  a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k##_##l##_##m
-#define GRU_CAT_14(a, b, c, d, e, f, g, h, i, j, k, l, m, n) \
-  a##_##b##_##c##_##d##_##e##_##f##_##g##_##h##_##i##_##j##_##k##_##l##_##m##_##n
-#define GRU_CAT_SELECT(a, b, c, d, e, f, g, h, i, j, k, l, m, n, name, ...) name
-#define GRU_CAT_ALL(...)                                                                      \
-  GRU_CAT_SELECT(__VA_ARGS__, GRU_CAT_14, GRU_CAT_13, GRU_CAT_12, GRU_CAT_11, GRU_CAT_10,     \
-                 GRU_CAT_9, GRU_CAT_8, GRU_CAT_7, GRU_CAT_6, GRU_CAT_5, GRU_CAT_4, GRU_CAT_3, \
-                 GRU_CAT_2, GRU_CAT_1, )                                                      \
+#define GRU_CAT_2(a, ...) GRU_JOIN(a, GRU_CAT_1(__VA_ARGS__))
+#define GRU_CAT_3(a, ...) GRU_JOIN(a, GRU_CAT_2(__VA_ARGS__))
+#define GRU_CAT_4(a, ...) GRU_JOIN(a, GRU_CAT_3(__VA_ARGS__))
+#define GRU_CAT_5(a, ...) GRU_JOIN(a, GRU_CAT_4(__VA_ARGS__))
+#define GRU_CAT_6(a, ...) GRU_JOIN(a, GRU_CAT_5(__VA_ARGS__))
+#define GRU_CAT_7(a, ...) GRU_JOIN(a, GRU_CAT_6(__VA_ARGS__))
+#define GRU_CAT_8(a, ...) GRU_JOIN(a, GRU_CAT_7(__VA_ARGS__))
+#define GRU_CAT_9(a, ...) GRU_JOIN(a, GRU_CAT_8(__VA_ARGS__))
+#define GRU_CAT_10(a, ...) GRU_JOIN(a, GRU_CAT_9(__VA_ARGS__))
+#define GRU_CAT_11(a, ...) GRU_JOIN(a, GRU_CAT_10(__VA_ARGS__))
+#define GRU_CAT_12(a, ...) GRU_JOIN(a, GRU_CAT_11(__VA_ARGS__))
+#define GRU_CAT_13(a, ...) GRU_JOIN(a, GRU_CAT_12(__VA_ARGS__))
+#define GRU_CAT_14(a, ...) GRU_JOIN(a, GRU_CAT_13(__VA_ARGS__))
+#define GRU_CAT_15(a, ...) GRU_JOIN(a, GRU_CAT_14(__VA_ARGS__))
+#define GRU_CAT_16(a, ...) GRU_JOIN(a, GRU_CAT_15(__VA_ARGS__))
+#define GRU_CAT_17(a, ...) GRU_JOIN(a, GRU_CAT_16(__VA_ARGS__))
+#define GRU_CAT_18(a, ...) GRU_JOIN(a, GRU_CAT_17(__VA_ARGS__))
+#define GRU_CAT_19(a, ...) GRU_JOIN(a, GRU_CAT_18(__VA_ARGS__))
+#define GRU_CAT_20(a, ...) GRU_JOIN(a, GRU_CAT_19(__VA_ARGS__))
+#define GRU_CAT_21(a, ...) GRU_JOIN(a, GRU_CAT_20(__VA_ARGS__))
+#define GRU_CAT_22(a, ...) GRU_JOIN(a, GRU_CAT_21(__VA_ARGS__))
+#define GRU_CAT_23(a, ...) GRU_JOIN(a, GRU_CAT_22(__VA_ARGS__))
+#define GRU_CAT_24(a, ...) GRU_JOIN(a, GRU_CAT_23(__VA_ARGS__))
+#define GRU_CAT_25(a, ...) GRU_JOIN(a, GRU_CAT_24(__VA_ARGS__))
+#define GRU_CAT_SELECT(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, \
+                       a18, a19, a20, a21, a22, a23, a24, a25, name, ...)                          \
+  name
+#define GRU_CAT_ALL(...)                                                                           \
+  GRU_CAT_SELECT(__VA_ARGS__, GRU_CAT_25, GRU_CAT_24, GRU_CAT_23, GRU_CAT_22, GRU_CAT_21,          \
+                 GRU_CAT_20, GRU_CAT_19, GRU_CAT_18, GRU_CAT_17, GRU_CAT_16, GRU_CAT_15,           \
+                 GRU_CAT_14, GRU_CAT_13, GRU_CAT_12, GRU_CAT_11, GRU_CAT_10, GRU_CAT_9, GRU_CAT_8, \
+                 GRU_CAT_7, GRU_CAT_6, GRU_CAT_5, GRU_CAT_4, GRU_CAT_3, GRU_CAT_2, GRU_CAT_1, )    \
   (__VA_ARGS__)
 
 /// gru_0_1_0_sm_750_900, for example.

@@ -15,7 +15,11 @@ install(
   PATTERN "*.cuh")
 
 foreach(component IN ITEMS host gru)
-  install(TARGETS gru_${component} EXPORT gru-${component}-targets)
+  install(
+    TARGETS gru_${component}
+    EXPORT gru-${component}-targets
+    INCLUDES
+    DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
   install(
     EXPORT gru-${component}-targets
     NAMESPACE gru::

@@ -9,8 +9,8 @@ function(gru_add_interface_library name export_name)
   add_library(${name} INTERFACE)
   set_target_properties(${name} PROPERTIES EXPORT_NAME ${export_name})
   target_compile_features(${name} INTERFACE cxx_std_17)
-  target_include_directories(
-    ${name} INTERFACE "$<BUILD_INTERFACE:${GRU_INCLUDE_DIR}>" "$<INSTALL_INTERFACE:include>")
+  # install.cmake says where they are once installed.
+  target_include_directories(${name} INTERFACE "$<BUILD_INTERFACE:${GRU_INCLUDE_DIR}>")
 endfunction()
 
 gru_add_interface_library(gru_host host)

@@ -13,7 +13,7 @@ namespace {
 
 class Cuda {
  public:
-  explicit Cuda(at::Tensor const& x) : guard_{x.device()} {}
+  explicit Cuda(at::Tensor const& x) : guard_{checked(x).device()} {}
 
   gru::adapter::device::Place place(gru::adapter::Allocate allocate) const {
     return {at::cuda::getCurrentCUDAStream().stream(), std::move(allocate),
@@ -24,6 +24,13 @@ class Cuda {
   static constexpr auto backward = gru::adapter::device::backward;
 
  private:
+  /// x, which may be elsewhere than the tensors that had this kernel called.
+  static at::Tensor const& checked(at::Tensor const& x) {
+    GRU_EXPECT(x.is_cuda(), gru::InvalidArgument, "x is on ", x.device(),
+               ", but other tensors are on a GPU");
+    return x;
+  }
+
   c10::cuda::CUDAGuard guard_;
 };
 

@@ -2,6 +2,7 @@
 """gru_torch.GRU under autocast. What it casts on a GPU is seen without one, in fake tensors."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -43,3 +44,17 @@ def test_nothing_is_cast_on_the_cpu(dtype):
         actual = layer(x)
         assert torch.nn.GRU(4, 5, device="cpu")(x)[0].dtype == torch.float32
     assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_on_the_cpu_input_and_state_are_brought_to_the_type_of_the_weights(dtype):
+    layer = gru_torch.GRU(4, 5, device="cpu")
+    x, hx = torch.randn(7, 3, 4, device="cpu"), torch.randn(1, 3, 5, device="cpu")
+    low_x, low_hx = x.to(dtype), hx.to(dtype)
+    expected = layer(low_x.float(), low_hx.float())
+    with torch.autocast("cpu", dtype):
+        assert all(map(torch.equal, layer(low_x, low_hx), expected))
+        low = copy.deepcopy(layer).to(dtype)
+        assert all(map(torch.equal, low(x, hx), low(low_x, low_hx)))
+    with pytest.raises(ValueError, match="is of type"):
+        layer(low_x, low_hx)

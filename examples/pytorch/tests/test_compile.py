@@ -82,6 +82,20 @@ def test_export():
     assert_same(program.module()(x), layer(x))
 
 
+def test_an_exported_model_trains():
+    layer = make_layer(zoneout=0.3).eval()
+    x = draw(6, 3)
+    program = torch.export.export(layer, (x.detach(),))
+    exported = program.module()
+    actual, expected = exported(x), layer(x)
+    assert_same(actual, expected)
+    parameters = dict(exported.named_parameters())
+    leaves = [parameters[name] for name, _ in layer.named_parameters()]
+    assert_same(
+        gradients_of(actual, [x, *leaves]), gradients_of(expected, [x, *layer.parameters()])
+    )
+
+
 def test_transforms_of_torch_func_run_outside_the_graph():
     layer = make_layer().eval()
     x = draw(6, 3).detach()

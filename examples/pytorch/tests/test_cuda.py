@@ -144,6 +144,10 @@ def test_tensors_on_two_devices_raise_value_error():
     x = torch.zeros(STEPS, BATCH, INPUTS)
     with pytest.raises(ValueError, match="h0 is on cpu"):
         layer(x, torch.zeros(1, BATCH, UNITS, device="cpu"))
+    with pytest.raises(ValueError, match="x is on cpu"):
+        layer(x.cpu())
+    with pytest.raises(ValueError, match="w_ih is on cpu"):
+        copy.deepcopy(layer).cpu()(x)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

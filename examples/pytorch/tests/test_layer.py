@@ -254,6 +254,30 @@ def test_masks_follow_the_seed_and_the_generator():
     assert not torch.equal(ours(x)[0], ours(x)[0])
 
 
+@pytest.mark.parametrize("rate", [0.4, 1.0])
+def test_the_generator_draws_the_masks_of_dropout_too(rate):
+    ours, _ = pair({"num_layers": 2}, zoneout=0.5)
+    x, _ = draw_inputs(ours)
+    ours.dropout = rate
+    first, again, other = (
+        ours(x, generator=torch.Generator(x.device).manual_seed(seed))[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    # The first layer's outputs reach the second as that much was dropped of them, and scaled.
+    dropped = ours._dropout(torch.ones(1000, dtype=x.dtype), torch.Generator(x.device))
+    kept = dropped != 0
+    assert abs(kept.double().mean().item() - (1 - rate)) < 0.07
+    assert torch.equal(dropped[kept], torch.full_like(dropped[kept], 1 / (1 - rate or 1)))
+
+
+def test_lengths_and_episode_starts_may_be_lists():
+    ours, _ = pair({})
+    x, hx = draw_inputs(ours)
+    starts = (torch.rand(STEPS, BATCH) < 0.3).tolist()
+    expected = ours(x, hx, lengths=torch.tensor([4, 7, 1]), episode_starts=torch.tensor(starts))
+    assert all(map(torch.equal, ours(x, hx, lengths=[4, 7, 1], episode_starts=starts), expected))
+
+
 def test_checkpointing_draws_the_same_masks_again():
     ours, _ = pair({}, zoneout=0.5, dropconnect=0.3)
     x, hx = draw_inputs(ours)
@@ -337,6 +361,17 @@ def test_the_meta_device_gives_shapes(shape):
     ours, theirs = (layer.to("meta") for layer in pair(shape))
     x = torch.zeros(STEPS, BATCH, INPUTS, dtype=torch.float64, device="meta")
     assert [t.shape for t in ours(x)] == [t.shape for t in theirs(x)]
+
+
+def test_the_meta_device_mixes_with_no_other(device):
+    x = torch.zeros(STEPS, BATCH, INPUTS)
+    layer = gru_torch.GRU(INPUTS, UNITS)
+    with pytest.raises(ValueError, match=f"w_ih is on meta, but x is on {x.device}"):
+        copy.deepcopy(layer).to("meta")(x)
+    with pytest.raises(ValueError, match=f"w_ih is on {x.device}, but x is on meta"):
+        layer(x.to("meta"))
+    with pytest.raises(ValueError, match="lengths is on meta"):
+        layer(x, lengths=torch.ones(BATCH, dtype=torch.int32, device="meta"))
 
 
 def test_functional_call_parametrizations_and_tied_weights():

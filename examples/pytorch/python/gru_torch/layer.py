@@ -78,10 +78,12 @@ class GRU(nn.RNNBase):
             a PackedSequence; output is one too then.
           hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
             zeros. It may be of float32 in a layer of 16 bits; then h_n is too.
-          lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device.
+          lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device. They may be a
+            list, as episode_starts may.
           episode_starts: bool, as input without its last dimension: no state passes into a step
             that is marked.
-          generator: what masks are drawn from; None for the device's default generator.
+          generator: what masks, those of dropout among them, are drawn from; None for the device's
+            default generator.
 
         Returns:
           (output, h_n): as torch.nn.GRU. With lengths, output is zero beyond them, and h_n is the
@@ -177,8 +179,15 @@ class GRU(nn.RNNBase):
                 finals.append(final_state)
             input = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
             if layer + 1 < self.num_layers:
-                input = nn.functional.dropout(input, self.dropout, self.training)
+                input = self._dropout(input, generator)
         return input, torch.stack(finals)
+
+    def _dropout(self, input, generator):
+        if generator is None or not self.training or not self.dropout:
+            return nn.functional.dropout(input, self.dropout, self.training)
+        kept = 1 - self.dropout
+        mask = torch.empty_like(input).bernoulli_(kept, generator=generator)
+        return input * (mask / kept if kept > 0 else mask)
 
     def _weights(self, layer, reverse):
         """weight_ih, weight_hh, bias_ih, bias_hh. By name, so that parametrizations, weight tying

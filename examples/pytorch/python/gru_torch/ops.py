@@ -6,9 +6,11 @@ from torch.autograd import forward_ad
 
 from . import _library  # noqa: F401  (registers torch.ops.gru_torch)
 
-# How many tensors an op begins with (x to seed), and how many of them have a gradient (x to h0).
+# How many tensors an op begins with (x to seed), how many of them have a gradient (x to h0), and how
+# many options follow.
 _TENSORS = 9
 _DIFFERENTIABLE = 6
+_OPTIONS = 7
 
 
 def gru(
@@ -39,7 +41,8 @@ def gru(
       b_ih, b_hh: [3H], or None for zeros.
       h0: [N, H], or None for zeros. It may be of float32 where x is of 16 bits; the final state is
         then too, and single steps carry what the whole sequence does.
-      lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device.
+      lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device. They may be
+        a list, as episode_starts may.
       episode_starts: bool, as x without its last dimension, or None: no state passes into a step
         that is marked.
       seed: int64 [2] on x's device, what masks are drawn from; None for inference.
@@ -56,6 +59,7 @@ def gru(
         torch._dynamo.graph_break(
             msg="gru_torch runs inside torch.func's transforms, but not in a graph of torch.compile"
         )
+    lengths, episode_starts = _as_tensor(lengths, x), _as_tensor(episode_starts, x)
     if lengths is not None and lengths.dtype == torch.int64:
         # Before the cast, in which a value beyond int32 would wrap around.
         lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)
@@ -72,8 +76,16 @@ def gru(
     if needs_gradient or _is_traced():
         h, final_state, _ = _Gru.apply(*inputs, options)
     else:  # a Function costs 45 us a call
-        h, final_state, _ = torch.ops.gru_torch.forward(*inputs, *options)
+        with torch._C._AutoDispatchBelowAutograd():
+            h, final_state, _ = torch.ops.gru_torch.forward(*inputs, *options)
     return h, final_state
+
+
+def _as_tensor(value, x):
+    """A list as a tensor on x's device; a tensor, or None, as it is."""
+    if value is None or isinstance(value, torch.Tensor):
+        return value
+    return torch.as_tensor(value, device=x.device)
 
 
 def _is_traced():
@@ -85,16 +97,23 @@ def _is_traced():
     )
 
 
-def _autocast(*tensors):
-    """The tensors in the type of the autocast that is in force on a GPU; float64 is left alone, as
-    by nn.GRU."""
-    if tensors[0].device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+def _autocast(x, w_ih, w_hh, b_ih, b_hh, h0):
+    """The tensors in the type of the autocast that is in force: on a GPU all of them in that type,
+    as by nn.GRU; on the CPU, where layers stay in their own, x and h0 in the weights'. float64 is
+    left alone."""
+    tensors = (x, w_ih, w_hh, b_ih, b_hh, h0)
+    kind = x.device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return tensors
-    dtype = torch.get_autocast_dtype("cuda")
-    return tuple(
-        tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
-        for tensor in tensors
-    )
+    if kind == "cuda":
+        return tuple(_cast(tensor, torch.get_autocast_dtype(kind)) for tensor in tensors)
+    return _cast(x, w_ih.dtype), *tensors[1:5], _cast(h0, w_ih.dtype)
+
+
+def _cast(tensor, dtype):
+    if tensor is None or tensor.dtype == torch.float64 or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype)
 
 
 # Both Functions name every argument: dynamo tells by their number that there is no ctx among them.
@@ -111,21 +130,31 @@ class _Gru(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        h, _, reserve = output
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(reserve)
-        ctx.save_for_backward(*inputs[:_TENSORS], h, reserve)
-        ctx.options = inputs[_TENSORS]
+        _keep(ctx, inputs[:_TENSORS], inputs[_TENSORS], output)
 
     @staticmethod
     def backward(ctx, dh, dfinal_state, _):
-        nothing = (None,) * (_TENSORS - _DIFFERENTIABLE + 1)
-        if dh is None and dfinal_state is None:
-            return (None,) * _DIFFERENTIABLE + nothing
-        *tensors, h, reserve = ctx.saved_tensors
-        wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
-        gradients = _GruBackward.apply(*tensors, ctx.options, h, reserve, dh, dfinal_state, wanted)
-        return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
+        return *_gradients(ctx, dh, dfinal_state), None
+
+
+def _keep(ctx, tensors, options, output):
+    """Keeps what the gradients of an op's call need."""
+    h, _, reserve = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(reserve)
+    ctx.save_for_backward(*tensors, h, reserve)
+    ctx.options = options
+
+
+def _gradients(ctx, dh, dfinal_state):
+    """The gradient of each tensor that the op was given, or None."""
+    nothing = (None,) * (_TENSORS - _DIFFERENTIABLE)
+    if dh is None and dfinal_state is None:
+        return (None,) * _DIFFERENTIABLE + nothing
+    *tensors, h, reserve = ctx.saved_tensors
+    wanted = tuple(ctx.needs_input_grad[:_DIFFERENTIABLE])
+    gradients = _GruBackward.apply(*tensors, ctx.options, h, reserve, dh, dfinal_state, wanted)
+    return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True)) + nothing
 
 
 class _GruBackward(torch.autograd.Function):
@@ -150,8 +179,23 @@ class _GruBackward(torch.autograd.Function):
         )
 
 
+# The op has gradients of its own for where it stands alone: torch.export leaves no Function.
+torch.library.register_autograd(
+    "gru_torch::forward",
+    lambda ctx, dh, dfinal_state, _: (*_gradients(ctx, dh, dfinal_state), *(None,) * _OPTIONS),
+    setup_context=lambda ctx, inputs, output: _keep(
+        ctx, inputs[:_TENSORS], inputs[_TENSORS:], output
+    ),
+)
+
+
 @torch.library.register_fake("gru_torch::forward")
 def _forward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed, *options):
+    given = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "h0": h0}
+    given |= {"lengths": lengths, "episode_starts": episode_starts, "seed": seed}
+    for name, tensor in given.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")
     batch_first, keep_reserve = options[-2:]
     first, second, _ = x.shape
     units = w_hh.shape[1]

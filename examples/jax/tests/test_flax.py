@@ -246,6 +246,59 @@ def test_an_nnx_layer_takes_the_parameters_that_it_has():
         nnx_layer(nnx_cell()).set_parameters(full.parameters)
 
 
+def test_parameters_of_other_shapes_are_refused_and_none_is_taken():
+    layer = gru_jax.nnx.GRU(INPUTS, UNITS, rngs=nnx.Rngs(0))
+    before = layer.parameters
+    for change, message in (
+        ({"kernel": jnp.ones((1, 3 * UNITS))}, r"kernel has shape \(1, 15\), must be \(4, 15\)"),
+        ({"kernel": None}, "kernel has shape None"),
+        ({"recurrent_bias": jnp.ones(())}, r"recurrent_bias has shape \(\)"),
+    ):
+        changed = jax.tree.map(lambda value: value + 1, before)._replace(**change)
+        with pytest.raises(ValueError, match=message):
+            layer.set_parameters(changed)
+        jax.tree.map(np.testing.assert_array_equal, layer.parameters, before)
+
+
+def test_initializers_may_bring_metadata():
+    x = make_layer(time_major=False, dtype="float32")[0]
+    by_nnx = nnx.with_metadata(nnx.initializers.lecun_normal(), note="ours")
+    layer = gru_jax.nnx.GRU(INPUTS, UNITS, kernel_init=by_nnx, rngs=nnx.Rngs(1))
+    assert layer.kernel.shape == (INPUTS, 3 * UNITS) and layer.kernel.note == "ours"
+    plain = gru_jax.nnx.GRU(INPUTS, UNITS, rngs=nnx.Rngs(1))
+    np.testing.assert_array_equal(layer(x), plain(x))
+    by_linen = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+    layer = gru_jax.linen.GRU(UNITS, kernel_init=by_linen)
+    variables = layer.init(jax.random.key(1), x)
+    assert nn.get_partition_spec(variables)["params"]["kernel"] == jax.P(None, "model")
+    np.testing.assert_array_equal(
+        layer.apply(nn.unbox(variables), x),
+        gru_jax.linen.GRU(UNITS).init_with_output(jax.random.key(1), x)[0],
+    )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"inputs": jnp.zeros(INPUTS)}, "inputs has shape"),
+        ({"inputs": jnp.zeros(())}, "inputs has shape"),
+        ({"initial_carry": jnp.zeros((UNITS, 6))}, "initial_carry has shape"),
+        ({"initial_carry": jnp.zeros((2, 3, UNITS + 1))}, "initial_carry has shape"),
+        ({"seq_lengths": jnp.ones((3, 2), int)}, "seq_lengths has shape"),
+        ({"episode_starts": jnp.zeros((6, 2, 3), bool)}, "episode_starts has shape"),
+    ],
+)
+def test_arguments_of_other_shapes_are_refused(change, message):
+    arguments = {"inputs": jnp.zeros((2, 3, 6, INPUTS)), **change}
+    layer = gru_jax.linen.GRU(UNITS)
+    variables = layer.init(jax.random.key(1), jnp.zeros((6, INPUTS)))
+    with pytest.raises(ValueError, match=message):
+        layer.apply(variables, arguments.pop("inputs"), **arguments)
+    arguments = {"inputs": jnp.zeros((2, 3, 6, INPUTS)), **change}
+    with pytest.raises(ValueError, match=message):
+        gru_jax.nnx.GRU(INPUTS, UNITS, rngs=nnx.Rngs(0))(arguments.pop("inputs"), **arguments)
+
+
 def test_weights_of_cells_come_back_unchanged():
     cell = linen_cell()
     there_and_back = gru_jax.linen.to_cell(gru_jax.linen.from_cell(cell))

@@ -12,20 +12,28 @@ from .ops import gru
 RATES = ("zoneout", "dropconnect", "recurrent_dropout")
 
 
-def per_gate(initializer):
-    """An initializer of [rows, 3H] that draws the three gates one by one, as flax.linen's cell."""
+def per_gate(initializer, join):
+    """An initializer of [rows, 3H] that draws the three gates one by one, as flax.linen's cell.
+    `join` makes one of what it gives for each."""
 
     def draw(key, shape, dtype):
         gate = (*shape[:-1], shape[-1] // 3)
-        gates = [initializer(own, gate, dtype) for own in jax.random.split(key, 3)]
-        # Through the tree, since an initializer may wrap its array in flax's metadata.
-        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=-1), *gates)
+        return join(*(initializer(own, gate, dtype) for own in jax.random.split(key, 3)))
 
     return draw
 
 
+def join_arrays(*gates):
+    return jnp.concatenate(gates, axis=-1)
+
+
 def draws_masks(layer, deterministic):
     return not deterministic and any(getattr(layer, rate) > 0 for rate in RATES)
+
+
+def check_inputs(inputs):
+    if jnp.ndim(inputs) < 2:
+        raise ValueError(f"inputs has shape {jnp.shape(inputs)}, must have 2 dimensions or more")
 
 
 def run(layer, inputs, params, initial_carry, seq_lengths, episode_starts, key, **overrides):
@@ -41,15 +49,22 @@ def run(layer, inputs, params, initial_carry, seq_lengths, episode_starts, key, 
     folded = math.prod(batch)
     steps = inputs.shape[0 if time_major else -2]
     outer = (steps, folded) if time_major else (folded, steps)
-    reshape = lambda value, *shape: None if value is None else jnp.reshape(value, shape)
-    lengths = reshape(seq_lengths, folded)
+
+    def fold(name, value, shape, folded_shape):
+        if value is None:
+            return None
+        if jnp.shape(value) != shape:
+            raise ValueError(f"{name} has shape {jnp.shape(value)}, must be {shape}")
+        return jnp.reshape(value, folded_shape)
+
+    lengths = fold("seq_lengths", seq_lengths, batch, (folded,))
 
     h, h_last = gru(
         jnp.reshape(inputs, (*outer, inputs.shape[-1])),
         params,
-        reshape(initial_carry, folded, units),
+        fold("initial_carry", initial_carry, (*batch, units), (folded, units)),
         lengths=lengths,
-        episode_starts=reshape(episode_starts, *outer),
+        episode_starts=fold("episode_starts", episode_starts, inputs.shape[:-1], outer),
         key=key,
         reset_after=layer.reset_after,
         reverse=reverse,

@@ -11,6 +11,11 @@ from . import _flax
 from .ops import Parameters
 
 
+def _join(*gates):
+    """Through the tree, since an initializer may wrap its array in flax's metadata."""
+    return jax.tree.map(_flax.join_arrays, *gates)
+
+
 class GRU(nn.Module):
     """Stands where `flax.linen.RNN(flax.linen.GRUCell(features))` stands, in nn.Bidirectional too.
 
@@ -54,9 +59,11 @@ class GRU(nn.Module):
         deterministic: Optional[bool] = None,
     ):
         del init_key
+        _flax.check_inputs(inputs)
 
         def param(name, initializer, *shape):
-            return self.param(name, _flax.per_gate(initializer), shape, self.param_dtype)
+            draw = _flax.per_gate(initializer, _join)
+            return self.param(name, draw, shape, self.param_dtype)
 
         gates = 3 * self.features
         params = Parameters(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A GRU layer as a flax.nnx module, and its weights from and to flax.nnx.GRUCell."""
 
+import dataclasses
 from typing import Any, Callable, Optional
 
 import jax
@@ -9,6 +10,14 @@ from flax import nnx
 
 from . import _flax
 from .ops import Parameters
+
+
+def _join(*gates):
+    """An initializer may give metadata beside its array."""
+    if not isinstance(gates[0], nnx.VariableMetadata):
+        return _flax.join_arrays(*gates)
+    joined = _flax.join_arrays(*(gate.raw_value for gate in gates))
+    return dataclasses.replace(gates[0], raw_value=joined)
 
 
 class GRU(nnx.Module):
@@ -55,7 +64,7 @@ class GRU(nnx.Module):
         self.dtype = dtype
 
         def param(initializer, *shape):
-            draw = _flax.per_gate(initializer)
+            draw = _flax.per_gate(initializer, _join)
             return nnx.Param(draw(rngs.params(), shape, param_dtype))
 
         gates = 3 * hidden_features
@@ -73,14 +82,22 @@ class GRU(nnx.Module):
         return Parameters(*(None if v is None else v[...] for v in variables))
 
     def set_parameters(self, params: Parameters):
-        """Takes these weights; a bias that is None becomes zero. Raises ValueError for a bias that
-        the layer was made without."""
-        for name, value in Parameters(*params)._asdict().items():
-            variable = getattr(self, name)
+        """Takes these weights; a bias that is None becomes zero. Raises ValueError, and takes none,
+        for a bias that the layer was made without and for weights of other shapes than its own."""
+        values = Parameters(*params)._asdict()
+        variables = {name: getattr(self, name) for name in values}
+        for name, value in values.items():
+            if variables[name] is None:
+                if value is not None:
+                    raise ValueError(f"the layer has no {name}")
+            elif value is not None or "bias" not in name:
+                given, wanted = None if value is None else jnp.shape(value), variables[name].shape
+                if given != wanted:
+                    raise ValueError(f"{name} has shape {given}, must be {wanted}")
+        for name, variable in variables.items():
             if variable is not None:
+                value = values[name]
                 variable[...] = jnp.zeros_like(variable[...]) if value is None else value
-            elif value is not None:
-                raise ValueError(f"the layer has no {name}")
 
     def __call__(
         self,
@@ -96,6 +113,7 @@ class GRU(nnx.Module):
         episode_starts: Optional[jax.Array] = None,  # as inputs without the last dimension
         deterministic: Optional[bool] = None,
     ):
+        _flax.check_inputs(inputs)
         inputs, initial_carry, *params = nnx.nn.dtypes.promote_dtype(
             (inputs, initial_carry, *self.parameters), dtype=self.dtype
         )

@@ -112,6 +112,15 @@ def test_a_mask_may_have_a_last_dimension():
     np.testing.assert_array_equal(ours(X, mask=mask[..., None]), ours(X, mask=mask))
 
 
+@pytest.mark.parametrize("zero_output_for_mask", [False, True])
+def test_a_mask_without_steps_shows_nothing(zero_output_for_mask):
+    ours, _ = pair(zero_output_for_mask=zero_output_for_mask, return_state=True)
+    state = tf.ones((N, H), tf.float64)
+    outputs, final_state = ours(X[:, :0], mask=np.ones((N, 0), bool), initial_state=[state])
+    np.testing.assert_array_equal(outputs, np.zeros((N, H)))
+    np.testing.assert_array_equal(final_state, state)
+
+
 @pytest.mark.parametrize("mask", ["none", "right_padded", "broken"])
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
 def test_bidirectional(merge_mode, mask):
@@ -420,12 +429,13 @@ def test_seed_repeats_a_run():
         ({"activation": None}, "activation is linear.*keras.layers.GRU"),
         ({"recurrent_activation": "hard_sigmoid"}, "hard_sigmoid.*keras.layers.GRU"),
         ({"zoneout": 1.5}, "zoneout is 1.5"),
+        ({"units": 0}, "units is 0"),
     ],
     ids=lambda value: str(value)[:24],
 )
 def test_what_is_not_supported_names_the_alternative(options, message):
     with pytest.raises(ValueError, match=message):
-        gru_tf.keras.GRU(H, **options)
+        gru_tf.keras.GRU(**{"units": H, **options})
 
 
 OTHER_BACKEND = """

@@ -325,6 +325,19 @@ def test_second_derivatives_are_an_error():
         outer.gradient(dx, x)
 
 
+@pytest.mark.parametrize("with_tape", [False, True])
+def test_forward_mode_is_an_error(with_tape):
+    _, tensors = make_layer()
+    x = tensors["x"]
+    with tf.GradientTape() as tape:
+        if with_tape:
+            tape.watch(x)
+        with pytest.raises(NotImplementedError, match="gru_tf has no"):
+            with tf.autodiff.ForwardAccumulator(x, x) as accumulator:
+                h, _ = ops.gru(**tensors)
+            accumulator.jvp(h)
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_inputs_without_gradient_get_no_work(mode, monkeypatch):
     """dx of a first layer, above all: GruBackward is told what is wanted."""

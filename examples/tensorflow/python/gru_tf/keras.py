@@ -77,6 +77,8 @@ class GRU(keras.layers.Layer):
             raise ValueError(
                 "gru_tf.keras.GRU has no loop to unroll; use keras.layers.GRU(unroll=True) for one"
             )
+        if units < 1:
+            raise ValueError(f"units is {units}, must be at least 1")
         for what, rate in (
             ("dropout", dropout),
             ("recurrent_dropout", recurrent_dropout),
@@ -257,7 +259,8 @@ class GRU(keras.layers.Layer):
         if self.return_sequences:
             outputs = tf.gather(h, tf.maximum(done - 1, 0), axis=1, batch_dims=1)
             outputs = tf.where(shown[..., tf.newaxis], outputs, zero)
-        last_output = tf.where(shown[:, -1:], final_state, zero)
+        shows_last = tf.reduce_any(shown[:, -1:], axis=1, keepdims=True)  # there may be no steps
+        last_output = tf.where(shows_last, final_state, zero)
         return outputs, last_output, final_state
 
 

@@ -159,6 +159,11 @@ def _eager(inputs, attributes):
         )
 
     def backward(dh, dfinal_state):
+        if not wanted:  # no tape: a ForwardAccumulator asks
+            raise NotImplementedError(
+                "gru_tf has no forward mode. Where it is needed, keras.layers.GRU(use_cudnn=False) "
+                "computes the same function."
+            )
         gradients = _gradients(inputs, attributes, h, reserve, dh, dfinal_state, wanted)
         return [gradients.get(name) for name in names]
 

@@ -82,10 +82,12 @@ def test_export():
     assert_same(program.module()(x), layer(x))
 
 
-def test_an_exported_model_trains():
+@pytest.mark.parametrize("exported_for_training", [True, False])
+def test_an_exported_model_trains(exported_for_training):
     layer = make_layer(zoneout=0.3).eval()
     x = draw(6, 3)
-    program = torch.export.export(layer, (x.detach(),))
+    with torch.set_grad_enabled(exported_for_training):
+        program = torch.export.export(layer, (x.detach(),))
     exported = program.module()
     actual, expected = exported(x), layer(x)
     assert_same(actual, expected)

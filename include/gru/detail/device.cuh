@@ -46,6 +46,7 @@ struct DeviceFacts {
   int compute_capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
   bool has_code = false;            // that the device can run
+  int code_capability = 0;          // the compute capability that this code was compiled for
   bool has_sm_90a_code = false;     // and that uses what code for sm_90 cannot
   cublasLtHandle_t blas = nullptr;  // only asked for algorithms; owned here, for the whole process
 
@@ -69,6 +70,7 @@ inline void find_code(DeviceFacts& facts) {
   cudaFuncAttributes attributes;
   cudaError_t const status = cudaFuncGetAttributes(&attributes, code_marker_kernel<>);
   facts.has_code = status == cudaSuccess;
+  if (facts.has_code) facts.code_capability = attributes.ptxVersion;
   facts.has_sm_90a_code = facts.has_code && attributes.maxThreadsPerBlock == kSm90aThreads;
   if (facts.has_code) return;
   static_cast<void>(cudaGetLastError());  // the answer is "no", not an error of a later call

@@ -204,7 +204,7 @@ class GridSteps {
     obstacle_ = "R does not fit on the device: H is " + std::to_string(p.hidden_size);
     for (GridKernel<T, kPass> const& kernel : kernels) {
       if (kernel.units < p.hidden_size) continue;
-      if (kernel.team > 1 && facts.compute_capability < 90) continue;
+      if ((kernel.team > 1 || kernel.streams) && facts.code_capability < 90) continue;
       if (kernel.streams && obstacle_.empty()) continue;  // others keep all of R
       GridPlan const plan = plan_grid(kernel, p.hidden_size, p.batch, facts);
       if (plan.groups == 0) continue;

@@ -10,6 +10,7 @@
 
 #include <gru/detail/chunked_backward.cuh>
 #include <gru/detail/cost_model.hpp>
+#include <gru/detail/device_policy.cuh>
 #include <gru/detail/recurrence_backward.cuh>
 #include <gru/detail/step_flags.cuh>
 #include <gru/policy.hpp>
@@ -170,15 +171,11 @@ class PersistentBackwardSteps {
 template <typename Recurrence>
 Candidate backward_recurrence_candidate(Problem const& p, DeviceFacts const& facts) {
   using T = typename Recurrence::Value;
-  constexpr int kLeast = Recurrence::kLeastComputeCapability;
   Candidate candidate;
   candidate.engine = Recurrence::kEngine;
-  if (facts.compute_capability < kLeast) {
-    candidate.reason = "needs compute capability " + std::to_string(kLeast / 10) + '.' +
-                       std::to_string(kLeast % 10);
-  } else if (!facts.has_code) {
-    candidate.reason = "built without code for the device";
-  } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
+  candidate.reason = lacking_code(facts, Recurrence::kLeastComputeCapability);
+  if (!candidate.reason.empty()) return candidate;
+  if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
     candidate.reason = "counts steps in 32 bits";
   } else {
     Recurrence const recurrence{p, facts};

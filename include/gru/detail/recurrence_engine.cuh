@@ -16,6 +16,7 @@
 #include <gru/detail/chunk_plan.cuh>
 #include <gru/detail/chunks.hpp>
 #include <gru/detail/cost_model.hpp>
+#include <gru/detail/device_policy.cuh>
 #include <gru/detail/engine.cuh>
 #include <gru/detail/event.cuh>
 #include <gru/detail/layer_products.cuh>
@@ -180,6 +181,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
         record(events_->ready, execution.stream);
         if constexpr (kMayOverlap<Recurrence>) {
           recurrence_.run(execution.stream, pass, buffers.scratch, started);
+        } else {
+          recurrence_.run(execution.stream, pass, buffers.scratch);
         }
         wait(beside.stream, events_->ready);
         if (started != nullptr) wait(beside.stream, events_->started);
@@ -281,15 +284,11 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
 /// An engine of persistent kernels as a candidate. Throws only where CUDA fails.
 template <typename Recurrence>
 Candidate recurrence_candidate(Problem const& p, DeviceFacts const& facts) {
-  constexpr int kLeast = Recurrence::kLeastComputeCapability;
   Candidate candidate;
   candidate.engine = Recurrence::kEngine;
-  if (facts.compute_capability < kLeast) {
-    candidate.reason = "needs compute capability " + std::to_string(kLeast / 10) + '.' +
-                       std::to_string(kLeast % 10);
-  } else if (!facts.has_code) {
-    candidate.reason = "built without code for the device";
-  } else if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
+  candidate.reason = lacking_code(facts, Recurrence::kLeastComputeCapability);
+  if (!candidate.reason.empty()) return candidate;
+  if (p.steps > std::numeric_limits<std::int32_t>::max() / 2) {
     candidate.reason = "counts steps in 32 bits";
   } else {
     Recurrence const recurrence{p, facts};

@@ -374,6 +374,62 @@ TEMPLATE_TEST_CASE("Device engine: a second stream changes no bit, in a graph ne
   }
 }
 
+/// Whether an engine can run the Problem on this device.
+bool can_run(gru::Engine engine, Problem const& p) {
+  std::vector<gru::Engine> const engines = forward_engines<float>(p);
+  return std::find(engines.begin(), engines.end(), engine) != engines.end();
+}
+
+TEST_CASE("Device engine: a second stream is nothing to engines that run alone") {
+  if (!has_device()) SKIP("no CUDA device");
+  gru::Engine const engine = GENERATE(gru::Engine::kClusterFma, gru::Engine::kGridFma);
+  INFO("engine: " << to_string(engine));
+  Problem p;
+  p.steps = 8000;  // so many that a product beside them would pay
+  p.batch = 1;
+  p.input_size = p.hidden_size = 128;
+  p.overlap_products = GENERATE(false, true);
+  if (!can_run(engine, p)) SKIP("the engine cannot run here");
+  p.engine = engine;
+  DeviceContext const context;
+  DeviceContext const other;
+  Execution execution = context.execution();
+  ForwardPass<float> const pass{p};
+  OverlappedLayer<float> const layer{pass};
+  layer.enqueue(execution);
+  RawBytes const expected = layer.take_h();
+  execution.second_stream = other.stream();
+  layer.enqueue(execution);
+  CHECK(layer.take_h() == expected);
+}
+
+TEST_CASE("Device engine: a pass still runs once others of its kernels were made") {
+  if (!has_device()) SKIP("no CUDA device");
+  gru::Engine const engine = GENERATE(gru::Engine::kClusterFma, gru::Engine::kGridFma,
+                                      gru::Engine::kCluster, gru::Engine::kGrid);
+  INFO("engine: " << to_string(engine));
+  bool const is_cluster = engine == gru::Engine::kClusterFma || engine == gru::Engine::kCluster;
+  Problem p;
+  p.steps = 20;
+  p.batch = 1;
+  p.input_size = 8;
+  p.hidden_size = is_cluster ? 512 : 1536;
+  if (!can_run(engine, p)) SKIP("the engine cannot run here");
+  p.engine = engine;
+  DeviceContext const context;
+  ForwardPass<float> const pass{p};
+  OverlappedLayer<float> const layer{pass};
+  layer.enqueue(context.execution());
+  RawBytes const expected = layer.take_h();
+  for (std::int64_t const less : {1, 100, 256}) {
+    Problem other = p;
+    other.hidden_size -= less;
+    ForwardPass<float> const smaller{other};
+    layer.enqueue(context.execution());
+    CHECK(layer.take_h() == expected);
+  }
+}
+
 /// Compares the device's free memory before and after a run.
 template <typename T>
 class CountingBackend final : public DeviceBackend<T> {

@@ -33,6 +33,9 @@ TEST_CASE("Steps are cut for overlap where that is predicted to pay, and only th
   CHECK(detail::cut_for_overlap(0, 0, {1.0, 0.2, 0.5}).empty());
   CHECK(detail::cut_for_overlap(50, 50, {1.0, 0.1, 0.5}) == Sizes{50});
   CHECK(detail::cut_for_overlap(1000, 1000, {1.0, 0.2, 0.0}) == Sizes{1000});
+  // Nothing runs beside the steps where nothing is idle, however little the product takes.
+  CHECK(detail::cut_for_overlap(100000, 100000, {1.0, 0.001, 0.0}) == Sizes{100000});
+  CHECK(detail::cut_for_overlap(100000, 60000, {1.0, 0.001, 0.0}) == Sizes{60000, 40000});
   detail::OverlapCosts const costs{1.0, 0.2, 0.5};
   Sizes const sizes = detail::cut_for_overlap(1000, 1000, costs);
   REQUIRE(sizes.size() > 1);

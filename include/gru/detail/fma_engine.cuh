@@ -290,8 +290,9 @@ class FmaGridEngine {
                                         facts.device));
     int const bytes = kernel.shared_bytes(spread_.warps);
     if (bytes > shared_limit) return false;
-    GRU_CUDA_TRY(
-        cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    // For all passes of the process, other ones too: the most that any of them may ask for.
+    GRU_CUDA_TRY(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      shared_limit));
     int resident = 0;  // blocks on a multiprocessor
     GRU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
         &resident, kernel.function, 32 * spread_.warps, static_cast<std::size_t>(bytes)));

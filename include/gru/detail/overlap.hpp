@@ -34,7 +34,8 @@ inline double predict_overlap(std::vector<std::int64_t> const& sizes, OverlapCos
   return us;
 }
 
-/// Sizes of chunks in the order of the steps, none above `most`: the fastest predicted.
+/// Sizes of chunks in the order of the steps, none above `most`: the fastest predicted; as few as
+/// can be where nothing is idle.
 inline std::vector<std::int64_t> cut_for_overlap(std::int64_t steps, std::int64_t most,
                                                  OverlapCosts const& costs) {
   constexpr int kMostGrowing = 6;
@@ -44,7 +45,8 @@ inline std::vector<std::int64_t> cut_for_overlap(std::int64_t steps, std::int64_
   std::vector<std::int64_t> best;
   double weight = 0;  // of all chunks, where the first one's is 1
   double next_weight = 1;
-  for (int count = 1; count <= kMostGrowing; ++count) {
+  int const most_growing = costs.idle > 0 ? kMostGrowing : 1;
+  for (int count = 1; count <= most_growing; ++count) {
     weight += next_weight;
     next_weight *= growth;
     std::vector<std::int64_t> sizes;

@@ -42,9 +42,11 @@ struct PeerAlgorithm {
   std::shared_ptr<Peer> peer;
 };
 
-/// Whether cuDNN's persist_dynamic may be its fastest algorithm. It never was where more rows share
-/// R than these, nor for several rows where the chip does not hold R (results/cudnn-h200.csv).
+/// Whether cuDNN's persist_dynamic may be its fastest algorithm. But for bf16, in which all are
+/// slow alike, it never was where more rows share R than these, nor for several rows where the chip
+/// does not hold R (results/cudnn-h200.csv).
 inline bool may_be_fastest_dynamic(Case const& c) {
+  if (c.type == Type::kBf16) return true;
   std::int64_t const most_rows = bytes_of(c.type) == 2 ? 4 : 32;
   return c.shape.batch <= most_rows &&
          (c.shape.batch == 1 || roofline::fits_on_chip(c.type, c.shape));

@@ -100,8 +100,8 @@ struct RaceLimits {
 /// Times all racers in turns, one run each a round, and in each round another one begins, so that
 /// a drift of clocks meets all alike. Warms up by one round that does not count.
 ///
-/// Of a group, those over 1.3 times slower than its fastest drop out after three rounds, and all
-/// but the fastest after eight.
+/// Of a group, those over 1.1 times slower than its fastest drop out after two rounds, and all but
+/// the fastest after five.
 inline std::vector<Timing> race(std::vector<Racer> const& racers, RaceLimits const& limits) {
   std::vector<std::vector<double>> milliseconds(racers.size());
   std::vector<bool> dropped(racers.size(), false);

@@ -7,7 +7,6 @@
 #include <fstream>
 #include <iterator>
 #include <random>
-#include <sstream>
 #include <stdexcept>
 
 namespace char_model {
@@ -71,8 +70,16 @@ Corpus read_sources(std::string const& root) {
 
 Corpus shuffled_lines(Corpus const& corpus, std::uint64_t seed) {
   std::vector<std::string> lines;
-  std::istringstream in{corpus.text};
-  for (std::string line; std::getline(in, line);) lines.push_back(line + '\n');
+  for (std::size_t i = 0; i < corpus.text.size(); ++i) {
+    bool const begins = i == 0 || corpus.starts[i] != 0 || corpus.text[i - 1] == '\n';
+    if (begins) lines.emplace_back();
+    lines.back() += corpus.text[i];
+  }
+  // A file's last line may lack its end; the vocabulary has that only where the text does.
+  bool const have_ends = corpus.text.find('\n') != std::string::npos;
+  for (std::string& line : lines) {
+    if (have_ends && line.back() != '\n') line += '\n';
+  }
   std::mt19937_64 generator{seed};
   for (std::size_t i = lines.size(); i > 1; --i) std::swap(lines[i - 1], lines[generator() % i]);
   Corpus shuffled;

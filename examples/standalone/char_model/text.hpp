@@ -22,7 +22,7 @@ Corpus read_files(std::vector<std::string> const& paths);
 /// hidden and build directories are left out.
 Corpus read_sources(std::string const& root);
 
-/// The lines of a text in random order, each a file of its own.
+/// The lines of a text in random order, each a file of its own. No line goes on in the next file.
 Corpus shuffled_lines(Corpus const& corpus, std::uint64_t seed);
 
 /// The bytes that occur, numbered in ascending order: a token is such a number, and less than 255.

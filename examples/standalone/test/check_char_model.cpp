@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Checks of the demo's parts: `gradients` on the host, `gpu` on the GPU beside the host (exit code
-// 77 where there is none).
+// Checks of the demo's parts: `gradients` on the host, `text`, `gpu` on the GPU beside the host
+// (exit code 77 where there is none).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include "backend.hpp"
 #include "model.hpp"
 #include "safetensors.hpp"
+#include "text.hpp"
 #include "trainer.hpp"
 
 namespace char_model {
@@ -223,13 +224,38 @@ int check_all_gradients() {
   return failures == 0 ? 0 : 1;
 }
 
+// ---- Text ---------------------------------------------------------------------------------------
+
+/// The lines in ascending order.
+std::vector<std::string> lines_of(Corpus const& corpus) {
+  Corpus const shuffled = shuffled_lines(corpus, 1);
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < shuffled.text.size(); ++i) {
+    if (shuffled.starts[i] != 0) lines.emplace_back();
+    lines.back() += shuffled.text[i];
+  }
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+int check_text() {
+  using Strings = std::vector<std::string>;
+  expect(lines_of({"b\nc\na\nd", {1, 0, 0, 1, 0, 0, 1}, 3}) ==
+             Strings{"\n", "a\n", "b\n", "c\n", "d\n"},
+         "a file's last line is a line, with or without its end");
+  expect(lines_of({"abcd", {1, 0, 1, 0}, 2}) == Strings{"ab", "cd"},
+         "a text without line ends gets none");
+  return failures == 0 ? 0 : 1;
+}
+
 }  // namespace
 }  // namespace char_model
 
 int main(int argc, char** argv) {
   std::string const what = argc > 1 ? argv[1] : "";
   if (what == "gradients") return char_model::check_all_gradients();
+  if (what == "text") return char_model::check_text();
   if (what == "gpu") return char_model::check_gpu();
-  std::fprintf(stderr, "usage: %s gradients|gpu\n", argv[0]);
+  std::fprintf(stderr, "usage: %s gradients|text|gpu\n", argv[0]);
   return 2;
 }

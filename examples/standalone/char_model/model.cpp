@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 namespace char_model {
 namespace {
@@ -11,6 +12,17 @@ constexpr std::int64_t kAlignment = 64;  // values
 
 /// The draws of the initial weights; training uses the offsets from 0 on.
 constexpr std::uint64_t kInitialOffset = std::uint64_t{1} << 63;
+
+/// Throws where the bytes of a window's tensors are too many to be counted.
+NetworkOptions const& checked(NetworkOptions const& options, ModelSizes const& sizes) {
+  constexpr double kMost = 1e15;  // values
+  double const rows = static_cast<double>(options.steps) * static_cast<double>(options.batch);
+  auto const widest = std::max({sizes.vocabulary, sizes.embedding, sizes.hidden});
+  if (rows * static_cast<double>(widest) <= kMost) return options;
+  throw std::runtime_error{"a batch of " + std::to_string(options.batch) + " by " +
+                           std::to_string(options.steps) + " steps is too large for a width of " +
+                           std::to_string(widest)};
+}
 
 }  // namespace
 
@@ -94,7 +106,7 @@ gru::Weights<float> layer_weights(ParameterTable::Layer const& layer, float cons
 Network::Network(Backend& backend, ParameterTable const& table, NetworkOptions const& options)
     : backend_{&backend},
       table_{&table},
-      options_{options},
+      options_{checked(options, table.sizes())},
       tokens_{backend, rows()},
       targets_{backend, rows()},
       starts_{backend, options.lines ? 0 : rows()},

@@ -2,7 +2,12 @@
 #include "options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+#include <type_traits>
 
 namespace char_model {
 
@@ -14,23 +19,49 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainingOptions, batch, steps, rate, clip, zo
 
 namespace {
 
+constexpr double kLargestRate = 0.999;  // of zoneout and DropConnect
+constexpr double kLargestFloat = std::numeric_limits<float>::max();
+constexpr double kLongest = 1e9;                               // seconds or epochs
+constexpr std::int64_t kLargestCount = std::int64_t{1} << 53;  // a double counts as far
+
 constexpr char const* kDescription =
     "Trains a character-level GRU language model and writes text with it.\n"
     "Without options it learns this repository's own sources for a bit more than a minute.";
 
+/// As CLI::Range, which lets NaN through and prints large limits with all their digits.
+CLI::Validator within(double least, double most) {
+  std::ostringstream range;
+  range << '[' << least << " - " << most << ']';
+  auto const check = [least, most, range = range.str()](std::string& text) {
+    double const value = std::strtod(text.c_str(), nullptr);
+    return value >= least && value <= most ? "" : "Value " + text + " not in range " + range;
+  };
+  return {check, "in " + range.str()};
+}
+
+CLI::Range whole_numbers(std::int64_t least, std::int64_t most) {
+  return CLI::Range{least, most};
+}
+
+std::string names_a_plot(std::string const& path) {
+  std::string const ending = std::filesystem::path{path}.extension().string();
+  return ending == ".svg" || ending == ".png" ? "" : path + " ends neither in .svg nor in .png";
+}
+
 void add_model(CLI::App& app, Options& o) {
+  char const* const group = "Model (ignored with --load and --resume: the file has its own sizes)";
   app.add_option("--embedding", o.embedding, "Width of the embedding")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_numbers(1, kLargestSize))
       ->capture_default_str()
-      ->group("Model");
+      ->group(group);
   app.add_option("--hidden", o.hidden, "Width of the GRU layers")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_numbers(1, kLargestSize))
       ->capture_default_str()
-      ->group("Model");
+      ->group(group);
   app.add_option("--layers", o.layers, "Number of GRU layers")
-      ->check(CLI::Range(1, 8))
+      ->check(whole_numbers(1, kMostLayers))
       ->capture_default_str()
-      ->group("Model");
+      ->group(group);
 }
 
 void add_training(CLI::App& app, Options& o) {
@@ -38,16 +69,16 @@ void add_training(CLI::App& app, Options& o) {
   auto const in_group = [](CLI::Option* option, auto const& value) {
     return option->default_str(nlohmann::json(value).dump())->group("Training");
   };
-  CLI::Range const is_rate{0.0, 0.999};
+  CLI::Validator const is_rate = within(0, kLargestRate);
   in_group(app.add_option("--batch", o.batch, "Streams read side by side"), defaults.batch)
-      ->check(CLI::PositiveNumber);
+      ->check(whole_numbers(1, kLargestSize));
   in_group(app.add_option("--steps", o.steps, "Characters a stream between two updates"),
            defaults.steps)
-      ->check(CLI::PositiveNumber);
+      ->check(whole_numbers(1, kLargestSize));
   in_group(app.add_option("--rate", o.rate, "Adam's learning rate"), defaults.rate)
-      ->check(CLI::NonNegativeNumber);
+      ->check(within(0, kLargestFloat));
   in_group(app.add_option("--clip", o.clip, "Largest norm of the gradient, 0 = any"), defaults.clip)
-      ->check(CLI::NonNegativeNumber);
+      ->check(within(0, kLargestFloat));
   in_group(app.add_option("--zoneout", o.zoneout, "Rate of zoneout"), defaults.zoneout)
       ->check(is_rate);
   in_group(app.add_option("--dropconnect", o.dropconnect, "Rate of DropConnect on R"),
@@ -63,12 +94,12 @@ void add_training(CLI::App& app, Options& o) {
 
 void add_length(CLI::App& app, Options& o) {
   char const* const group = "Length of this run (default: 75 seconds, at most 10 epochs)";
-  app.add_option("--seconds", o.seconds)->check(CLI::NonNegativeNumber)->group(group);
+  app.add_option("--seconds", o.seconds)->check(within(0, kLongest))->group(group);
   app.add_option("--epochs", o.epochs, "Passes over the text")
-      ->check(CLI::NonNegativeNumber)
+      ->check(within(0, kLongest))
       ->group(group);
   app.add_option("--iterations", o.iterations, "Updates; 0 = only write a sample")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_numbers(0, kLargestCount))
       ->group(group);
 }
 
@@ -83,6 +114,7 @@ void add_files(CLI::App& app, Options& o) {
       ->excludes(load)
       ->group("Files");
   app.add_option("--plot", o.plot, "Draw the loss curve: .svg, or .png by Python's matplotlib")
+      ->check(names_a_plot)
       ->group("Files");
   app.add_option("--log", o.log, "Write the loss of every iteration, and the held-out text's (CSV)")
       ->group("Files");
@@ -90,15 +122,26 @@ void add_files(CLI::App& app, Options& o) {
 
 void add_sampling(CLI::App& app, Options& o) {
   app.add_option("--sample", o.sample, "Characters to write at the end, 0 = none")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_numbers(0, kLargestCount))
       ->capture_default_str()
       ->group("Sample");
   app.add_option("--prompt", o.prompt, "How the sample begins (default: a new line)")
       ->group("Sample");
   app.add_option("--temperature", o.temperature, "0 = always the likeliest character")
-      ->check(CLI::NonNegativeNumber)
+      ->check(within(0, kLargestFloat))
       ->capture_default_str()
       ->group("Sample");
+}
+
+// ---- A saved model's ----------------------------------------------------------------------------
+
+/// Throws where an option is not a number of this range; whole where T is.
+template <typename T>
+void check_saved(nlohmann::json const& options, char const* name, T least, T most) {
+  nlohmann::json const& value = options.at(name);
+  bool const is_t = std::is_integral_v<T> ? value.is_number_integer() : value.is_number();
+  if (is_t && value.get<T>() >= least && value.get<T>() <= most) return;
+  throw std::runtime_error{std::string{"its training has "} + name + " = " + value.dump()};
 }
 
 }  // namespace
@@ -109,7 +152,7 @@ ParsedOptions parse_options(int argc, char** argv) {
   app.add_option("--text", options.text, "Files to learn (default: this repository's sources)")
       ->check(CLI::ExistingFile);
   app.add_option("--held-out", options.held_out, "Share of the text, its end, kept for validation")
-      ->check(CLI::Range(0.0, 0.5))
+      ->check(within(0, 0.5))
       ->capture_default_str();
   app.add_option("--validations", options.validations, "How often the loss on that is computed")
       ->check(CLI::NonNegativeNumber)
@@ -156,7 +199,20 @@ std::string to_json(TrainingOptions const& options) {
 }
 
 TrainingOptions training_options_from_json(std::string const& text) {
-  return nlohmann::json::parse(text).get<TrainingOptions>();
+  auto const json = nlohmann::json::parse(text);
+  check_saved<std::int64_t>(json, "batch", 1, kLargestSize);
+  check_saved<std::int64_t>(json, "steps", 1, kLargestSize);
+  check_saved<double>(json, "rate", 0, kLargestFloat);
+  check_saved<double>(json, "clip", 0, kLargestFloat);
+  check_saved<double>(json, "zoneout", 0, kLargestRate);
+  check_saved<double>(json, "dropconnect", 0, kLargestRate);
+  check_saved<std::uint64_t>(json, "seed", 0, std::numeric_limits<std::uint64_t>::max());
+  auto const options = json.get<TrainingOptions>();
+  // The conversion makes float of a type that it does not know.
+  if (json.at("type") != nlohmann::json(options.type)) {
+    throw std::runtime_error{"its training has type = " + json.at("type").dump()};
+  }
+  return options;
 }
 
 }  // namespace char_model

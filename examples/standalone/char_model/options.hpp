@@ -11,6 +11,10 @@
 
 namespace char_model {
 
+/// The largest of each size (of the model, of a window): products of two and of bytes fit 64 bits.
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
+constexpr std::int64_t kMostLayers = 8;
+
 /// What the command line says.
 struct Options {
   std::vector<std::string> text;  // empty: this repository's sources
@@ -64,6 +68,7 @@ TrainingOptions resolve(Options const& options, TrainingOptions const& base);
 
 /// For the metadata of a saved model.
 std::string to_json(TrainingOptions const& options);
+/// Throws where a value is missing or is none that the command line would take.
 TrainingOptions training_options_from_json(std::string const& text);
 
 }  // namespace char_model

@@ -12,6 +12,7 @@ namespace char_model {
 namespace {
 
 constexpr int kBarWidth = 16;
+constexpr double kLongestShown = 1e9;  // seconds
 
 bool writes_to_terminal() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -44,7 +45,7 @@ void Progress::show(Status const& s) {
   } else {
     std::printf("%3d%%  iteration %lld  ", percent, static_cast<long long>(s.iteration));
   }
-  auto const left = static_cast<long>(s.seconds_left + 0.5);
+  auto const left = static_cast<long>(std::min(s.seconds_left, kLongestShown) + 0.5);
   std::printf("loss %.3f (unigram %.3f)  %.1fk char/s  %ld:%02ld left", s.loss, unigram_entropy_,
               s.characters_per_second / 1000, left / 60, left % 60);
   std::fputs(terminal_ ? "\x1b[K" : "\n", stdout);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "safetensors.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -72,6 +73,16 @@ std::vector<char> read_bytes(std::string const& path) {
   return {std::istreambuf_iterator<char>{in}, {}};
 }
 
+/// Throws unless all are whole numbers: JSON's conversion would cut others off.
+Json const& whole_numbers(Json const& list) {
+  for (Json const& number : list) {
+    if (!number.is_number_integer()) {
+      throw std::runtime_error{"holds a shape or offsets of " + list.dump()};
+    }
+  }
+  return list;
+}
+
 }  // namespace
 
 std::string const& SafeTensors::text(std::string const& key) const {
@@ -112,8 +123,8 @@ void SafeTensors::write(std::string const& path) const {
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
-  std::string const temporary = path + ".part";
-  std::ofstream out{temporary, std::ios::binary};
+  std::string const part = temporary(path);
+  std::ofstream out{part, std::ios::binary};
   std::array<char, kLengthBytes> const length = length_bytes(text.size());
   out.write(length.data(), length.size());
   out.write(text.data(), static_cast<std::streamsize>(text.size()));
@@ -122,8 +133,8 @@ void SafeTensors::write(std::string const& path) const {
               static_cast<std::streamsize>(tensor.data.size()));
   }
   out.close();
-  if (!out) throw std::runtime_error{"cannot write " + temporary};
-  std::filesystem::rename(temporary, path);
+  if (!out) throw std::runtime_error{"cannot write " + part};
+  std::filesystem::rename(part, path);
 }
 
 SafeTensors SafeTensors::read(std::string const& path) try {
@@ -134,21 +145,28 @@ SafeTensors SafeTensors::read(std::string const& path) try {
   std::size_t const data_bytes = file.size() - kLengthBytes - length;
 
   SafeTensors result;
+  std::size_t data_end = 0;  // of the last tensor
   Json const header = Json::parse(text, data);
   for (auto const& [name, entry] : header.items()) {
     if (name == "__metadata__") {
       result.metadata = entry.get<std::map<std::string, std::string>>();
       continue;
     }
-    Tensor tensor{entry.at("dtype"), entry.at("shape"), {}};
-    std::size_t const begin = entry.at("data_offsets").at(0);
-    std::size_t const end = entry.at("data_offsets").at(1);
+    Tensor tensor{entry.at("dtype"), whole_numbers(entry.at("shape")), {}};
+    Json const& offsets = whole_numbers(entry.at("data_offsets"));
+    std::size_t const begin = offsets.at(0);
+    std::size_t const end = offsets.at(1);
     if (begin > end || end > data_bytes || end - begin != tensor_bytes(tensor.type, tensor.shape)) {
       throw std::runtime_error{"has wrong offsets for '" + name + "'"};
     }
     auto const* const bytes = reinterpret_cast<std::byte const*>(data);
     tensor.data.assign(bytes + begin, bytes + end);
     result.tensors_[name] = std::move(tensor);
+    data_end = std::max(data_end, end);
+  }
+  if (data_end != data_bytes) {
+    throw std::runtime_error{"has " + std::to_string(data_bytes - data_end) +
+                             " bytes behind its last tensor"};
   }
   return result;
 } catch (std::exception const& error) {

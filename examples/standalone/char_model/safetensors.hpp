@@ -27,6 +27,12 @@ class SafeTensors {
 
   /// Throws unless there is such a tensor of this type and shape; an extent of -1 fits any.
   template <typename T>
+  void check(std::string const& name, std::vector<std::int64_t> const& shape) const {
+    find(name, type_name(T{}), shape);
+  }
+
+  /// Its values; throws where `check` does.
+  template <typename T>
   std::vector<T> get(std::string const& name, std::vector<std::int64_t> const& shape) const {
     std::vector<std::byte> const& data = find(name, type_name(T{}), shape).data;
     std::vector<T> values(data.size() / sizeof(T));
@@ -37,6 +43,8 @@ class SafeTensors {
   /// Throws, naming the key, where it is missing.
   std::string const& text(std::string const& key) const;
 
+  /// The name under which `write` begins the file.
+  static std::string temporary(std::string const& path) { return path + ".part"; }
   /// Writes to a temporary name first, so that a failure leaves an older file whole.
   void write(std::string const& path) const;
   /// Throws where the file is not a well-formed one.

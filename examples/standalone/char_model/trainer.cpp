@@ -49,6 +49,12 @@ NetworkOptions network_options(TrainingOptions const& options, bool training) {
   return result;
 }
 
+void check_history(bool condition, double value) {
+  if (condition) return;
+  throw std::runtime_error{"the file's history has " + std::to_string(value) +
+                           " for a loss or an iteration"};
+}
+
 }  // namespace
 
 Streams::Streams(Backend& backend, Tokens const& text, std::int64_t steps, std::int64_t batch)
@@ -214,7 +220,11 @@ void Trainer::restore(SafeTensors const& file) {
   history_.losses = file.get<double>("history.loss", {-1});
   std::vector<double> const validations = file.get<double>("history.validation", {-1, 2});
   history_.validations.clear();
+  auto const last = static_cast<double>(history_.losses.size());
+  for (double const loss : history_.losses) check_history(std::isfinite(loss), loss);
   for (std::size_t i = 0; i < validations.size(); i += 2) {
+    check_history(validations[i] >= 0 && validations[i] <= last, validations[i]);
+    check_history(std::isfinite(validations[i + 1]), validations[i + 1]);
     history_.validations.push_back({static_cast<std::int64_t>(validations[i]), validations[i + 1]});
   }
   iteration_ = static_cast<std::int64_t>(history_.losses.size());

@@ -247,6 +247,57 @@ class CharModel(unittest.TestCase):
         self.assertIn("state.l0", run("--resume", self.whole, "--text", self.text, "--batch", 3,
                                       code=1))
 
+    def test_arguments_out_of_range_are_refused(self):
+        for option, values in {"--hidden": (0, 2**24 + 1, 2**62), "--embedding": (2**62,),
+                               "--batch": (0, 2**62), "--steps": (-1, 2**62), "--layers": (9,),
+                               "--iterations": (-1, 2**63), "--held-out": ("nan", 0.6),
+                               "--seconds": ("nan", "inf", -1), "--epochs": ("nan", 1e300),
+                               "--rate": ("nan", "inf"), "--plot": ("loss.pdf", "loss")}.items():
+            for value in values:
+                self.assertIn(option, run(f"{option}={value}", code=105))
+        self.assertIn("too large", run("--text", self.text, "--lines", "--batch", 2**24, "--steps",
+                                       2**24, code=1))
+
+    def test_bad_values_in_a_saved_model_are_named(self):
+        training = json.loads(read_safetensors(self.whole)[0]["training"])
+        for name, value in [("batch", 0), ("batch", -1), ("steps", 0), ("steps", 1e300),
+                            ("steps", 2**62), ("rate", -1), ("clip", -1), ("zoneout", 1),
+                            ("type", "double"), ("seed", 0.5)]:
+            changed = json.dumps({**training, name: value})
+            self.assert_refused(name, lambda h: h["__metadata__"].update(training=changed))
+        for name, value in [("hidden", "0"), ("hidden", "40x"), ("layers", "9"), ("text", "-1"),
+                            ("embedding", str(2**62)), ("embedding", " 12")]:
+            self.assert_refused(f"{name} is '{value}'",
+                                lambda h: h["__metadata__"].update({name: value}))
+        self.assert_refused("not F32[50331648,12]",
+                            lambda h: h["__metadata__"].update(hidden=str(2**24)))
+        self.assert_refused("shape", lambda h: h["linear.bias"].update(shape=[1.5]))
+        self.assert_refused("offsets", lambda h: h["linear.bias"].update(data_offsets=[0.0, 4.5]))
+        self.assert_refused("1 bytes behind", lambda h: None, b"x")
+
+    def test_bad_history_is_refused(self):
+        entries = read_safetensors(self.whole)[1]["history.validation"][2]
+        data = self.whole.read_bytes()
+        self.assertEqual(data.count(entries), 1)
+        path = self.folder / "history.safetensors"
+        for iteration, loss in ((math.nan, 1), (1e300, 1), (1, math.inf)):
+            path.write_bytes(data.replace(entries, struct.pack("<2d", iteration, loss) +
+                                          entries[16:]))
+            self.assertIn("history", run("--text", self.text, "--resume", path, code=1))
+
+    def assert_refused(self, words, change, behind=b""):
+        """The saved model with a changed header and more bytes behind is an error that says so."""
+        data = self.whole.read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8:8 + length])
+        change(header)
+        text = json.dumps(header).encode()
+        path = self.folder / "changed.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:] + behind)
+        output = run("--text", self.text, "--resume", path, "--iterations", 1, code=1)
+        self.assertIn(str(path), output)
+        self.assertIn(words, output)
+
     def cut(self, name, size):
         path = self.folder / name
         path.write_bytes(self.whole.read_bytes()[:size])

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -196,8 +197,12 @@ void plot_by_matplotlib(std::string const& path, History const& history, double 
   std::FILE* const python = popen(command.c_str(), "w");
   if (python == nullptr) throw std::runtime_error{"cannot start python3 to draw " + path};
   std::string const text = curve.dump();
+  // A python3 that has left already reads nothing: its exit code says so, not a signal.
+  auto* const before = std::signal(SIGPIPE, SIG_IGN);
   std::fwrite(text.data(), 1, text.size(), python);
-  if (pclose(python) != 0) {
+  int const status = pclose(python);
+  std::signal(SIGPIPE, before);
+  if (status != 0) {
     throw std::runtime_error{"python3 with matplotlib, which draws " + path +
                              ", is missing or failed; name the plot .svg to need neither"};
   }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <limits>
@@ -77,6 +78,28 @@ ModelDescription describe(Options const& options, std::optional<SavedModel> cons
   description.training = resolve(options, description.training);
   description.text_fingerprint = fingerprint(corpus.text);
   return description;
+}
+
+/// Throws where a file cannot be written, and leaves what is there as it is.
+void check_writable(std::string const& path) {
+  namespace fs = std::filesystem;
+  bool const exists = fs::exists(fs::symlink_status(path));
+  if (exists && !fs::is_regular_file(path) && !fs::is_directory(path)) return;  // a device, a pipe
+  if (!std::ofstream{path, std::ios::app}) throw std::runtime_error{"cannot write " + path};
+  if (!exists) fs::remove(path);
+}
+
+/// Throws where the results could not be written, which nobody wants to learn after the training.
+void check_results(Options const& options, Vocabulary const& vocabulary) {
+  if (options.sample > 0) vocabulary.encode(options.prompt);
+  for (std::string const& path : {options.log, options.plot}) {
+    if (!path.empty()) check_writable(path);
+  }
+  if (options.save.empty()) return;
+  if (std::filesystem::is_directory(options.save)) {
+    throw std::runtime_error{"cannot write " + options.save + ", a directory"};
+  }
+  check_writable(SafeTensors::temporary(options.save));
 }
 
 // ---- Training -----------------------------------------------------------------------------------
@@ -189,6 +212,7 @@ void train_and_sample(Backend& backend, Options const& options,
   Clock const clock;
   Corpus const corpus = read_corpus(options);
   ModelDescription const description = describe(options, saved, corpus);
+  check_results(options, description.vocabulary);
   bool const lines = description.training.lines;
   SplitText const text =
       encode_and_split(lines ? shuffled_lines(corpus, description.training.seed) : corpus,
@@ -262,13 +286,16 @@ void run(Options const& options) {
 
 int main(int argc, char** argv) {
   auto const [options, exit_code] = char_model::parse_options(argc, argv);
-  if (!options) return exit_code;
   try {
-    char_model::run(*options);
+    if (options) char_model::run(*options);
   } catch (std::exception const& error) {
     std::fflush(stdout);
     std::fprintf(stderr, "char_model: %s\n", error.what());
     return 1;
   }
-  return 0;
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    std::fprintf(stderr, "char_model: cannot write to the standard output\n");
+    return 1;
+  }
+  return exit_code;
 }

@@ -3,6 +3,7 @@
 """Runs the demo as a user would: train, save, load, resume, sample. Needs Python alone."""
 import json
 import math
+import os
 import random
 import struct
 import subprocess
@@ -20,11 +21,11 @@ TRAINING = ["--embedding", "12", "--hidden", "40", "--layers", "2", "--batch", "
 ITERATIONS = 200
 
 
-def run(*arguments, code=0, threads=2):
+def run(*arguments, code=0, threads=2, environment=None):
     """Runs the demo on the host and returns what it printed."""
     command = [PROGRAM, "--engine", "host", "--threads", str(threads),
                *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, timeout=120, env=environment)
     output = (result.stdout + result.stderr).decode("latin-1")
     assert result.returncode == code, f"{command} ended with {result.returncode}:\n{output}"
     return output
@@ -257,6 +258,26 @@ class CharModel(unittest.TestCase):
                 self.assertIn(option, run(f"{option}={value}", code=105))
         self.assertIn("too large", run("--text", self.text, "--lines", "--batch", 2**24, "--steps",
                                        2**24, code=1))
+
+    def test_results_that_cannot_be_written_are_noticed_before_training(self):
+        endless = ["--text", self.text, *TRAINING, "--seconds", 1000]
+        path = self.folder / "no" / "folder.svg"
+        for option in ("--save", "--log", "--plot"):
+            self.assertIn(f"cannot write {path}", run(*endless, option, path, code=1))
+        self.assertIn("a directory", run(*endless, "--save", self.folder, code=1))
+        self.assertIn("'Q'", run(*endless, "--prompt", "Q", code=1))
+        if Path("/dev/full").exists():
+            with open("/dev/full", "wb") as full:
+                self.assertEqual(subprocess.run([PROGRAM, "--help"], stdout=full,
+                                                stderr=subprocess.DEVNULL).returncode, 1)
+
+    def test_missing_matplotlib_is_named(self):
+        (self.folder / "python3").write_text("#!/bin/sh\nexit 3\n")
+        (self.folder / "python3").chmod(0o755)
+        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
+        self.assertIn("matplotlib", run("--text", self.text, *TRAINING, "--iterations", 400,
+                                        "--sample", 0, "--plot", self.folder / "loss.png",
+                                        code=1, environment=environment))
 
     def test_bad_values_in_a_saved_model_are_named(self):
         training = json.loads(read_safetensors(self.whole)[0]["training"])

@@ -63,16 +63,34 @@ TEST_CASE("without a CUDA device the device passes throw a DeviceError", "[bad-i
 TEST_CASE("a device before sm_75, or a build without code for the device, cannot run",
           "[bad-input][device]") {
   gru::Problem const problem = valid_problem();
-  auto const decide = [&](int compute_capability, bool has_code) {
+  auto const decide = [&](int compute_capability, int code_capability) {
     gru::detail::DeviceFacts facts;
     facts.compute_capability = compute_capability;
-    facts.has_code = has_code;
+    facts.has_code = code_capability > 0;
+    facts.code_capability = code_capability;
     return gru::detail::decide(problem, {gru::detail::stepwise_candidate(facts)});
   };
-  CHECK_NOTHROW(decide(75, true));
-  check_throws<gru::Unsupported>([&] { decide(70, true); }, {"stepwise", "7.5", "7.0"});
-  check_throws<gru::Unsupported>([&] { decide(90, false); },
-                                 {"stepwise", "built without code", "9.0"});
+  CHECK_NOTHROW(decide(75, 75));
+  CHECK_NOTHROW(decide(90, 75));
+  check_throws<gru::Unsupported>([&] { decide(70, 70); }, {"stepwise", "7.5", "7.0"});
+  check_throws<gru::Unsupported>([&] { decide(90, 0); }, {"stepwise", "built without code", "9.0"});
+}
+
+TEST_CASE("persistent engines want code for what they need, on whatever device",
+          "[bad-input][device]") {
+  gru::detail::DeviceFacts facts;
+  facts.compute_capability = 90;
+  facts.has_code = true;
+  for (int const code : {75, 80, 90}) {
+    facts.code_capability = code;
+    for (int const least : {75, 80, 90}) {
+      INFO("code for " << code << ", needed " << least);
+      CHECK(gru::detail::lacking_code(facts, least).empty() == (code >= least));
+    }
+  }
+  facts.code_capability = 75;
+  CHECK(gru::detail::lacking_code(facts, 80) ==
+        "needs compute capability 8.0, the build has code for 7.5 alone");
 }
 
 TEST_CASE("the device passes do not take the host engine", "[bad-input][device]") {

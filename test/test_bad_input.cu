@@ -66,7 +66,6 @@ TEST_CASE("a device before sm_75, or a build without code for the device, cannot
   auto const decide = [&](int compute_capability, int code_capability) {
     gru::detail::DeviceFacts facts;
     facts.compute_capability = compute_capability;
-    facts.has_code = code_capability > 0;
     facts.code_capability = code_capability;
     return gru::detail::decide(problem, {gru::detail::stepwise_candidate(facts)});
   };
@@ -80,7 +79,6 @@ TEST_CASE("persistent engines want code for what they need, on whatever device",
           "[bad-input][device]") {
   gru::detail::DeviceFacts facts;
   facts.compute_capability = 90;
-  facts.has_code = true;
   for (int const code : {75, 80, 90}) {
     facts.code_capability = code;
     for (int const least : {75, 80, 90}) {

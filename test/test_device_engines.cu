@@ -223,7 +223,7 @@ TEST_CASE("An engine that cannot run says why, and asking for it throws Unsuppor
 
 TEST_CASE("The grid engine in code for sm_90 says that code for sm_90a would be faster") {
   gru::detail::DeviceFacts facts;
-  facts.has_code = true;
+  facts.code_capability = 90;
   auto const says_so = [&](int compute_capability, bool has_sm_90a_code) {
     facts.compute_capability = compute_capability;
     facts.has_sm_90a_code = has_sm_90a_code;

@@ -16,7 +16,7 @@ int main() {
     std::puts("the device is not of compute capability 9.0");
     return kSkipped;
   }
-  if (facts.has_code && facts.lacks_sm_90a_code()) return 0;
-  std::printf("FAILED: has code: %d, for sm_90a: %d\n", facts.has_code, facts.has_sm_90a_code);
+  if (facts.has_code() && facts.lacks_sm_90a_code()) return 0;
+  std::printf("FAILED: has code: %d, for sm_90a: %d\n", facts.has_code(), facts.has_sm_90a_code);
   return 1;
 }

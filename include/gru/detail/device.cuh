@@ -45,11 +45,11 @@ struct DeviceFacts {
   int device = 0;
   int compute_capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
-  bool has_code = false;            // that the device can run
-  int code_capability = 0;          // the compute capability that this code was compiled for
-  bool has_sm_90a_code = false;     // and that uses what code for sm_90 cannot
+  int code_capability = 0;          // for which the code that it can run was compiled; 0: none
+  bool has_sm_90a_code = false;     // whether that uses what code for sm_90 cannot
   cublasLtHandle_t blas = nullptr;  // only asked for algorithms; owned here, for the whole process
 
+  bool has_code() const { return code_capability > 0; }
   /// Whether other code, built for sm_90a, would be faster.
   bool lacks_sm_90a_code() const { return compute_capability == 90 && !has_sm_90a_code; }
 };
@@ -69,10 +69,11 @@ GRU_KERNEL void __launch_bounds__(kSm90aThreads / 2) code_marker_kernel() {
 inline void find_code(DeviceFacts& facts) {
   cudaFuncAttributes attributes;
   cudaError_t const status = cudaFuncGetAttributes(&attributes, code_marker_kernel<>);
-  facts.has_code = status == cudaSuccess;
-  if (facts.has_code) facts.code_capability = attributes.ptxVersion;
-  facts.has_sm_90a_code = facts.has_code && attributes.maxThreadsPerBlock == kSm90aThreads;
-  if (facts.has_code) return;
+  if (status == cudaSuccess) {
+    facts.code_capability = attributes.ptxVersion;
+    facts.has_sm_90a_code = attributes.maxThreadsPerBlock == kSm90aThreads;
+    return;
+  }
   static_cast<void>(cudaGetLastError());  // the answer is "no", not an error of a later call
   bool const no_code =
       status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
@@ -156,7 +157,7 @@ void launch_elementwise(void (*kernel)(Parameters...), cudaStream_t stream, std:
 }
 
 /// As launch_elementwise, in small blocks. Where `early`, which asks for code of compute capability
-/// 9.0, blocks begin while the kernel enqueued before still ends. Until it calls
+/// 9.0 (see DeviceFacts), blocks begin while the kernel enqueued before still ends. Until it calls
 /// ptx::wait_for_kernel_before() the kernel may prefetch, but not read: the kernel before may have
 /// been launched early too, so that even older ones may still write.
 template <typename... Parameters, typename... Arguments>

@@ -22,7 +22,7 @@ inline std::string lacking_code(DeviceFacts const& facts, int least) {
   std::string const device = capability_name(facts.compute_capability);
   std::string const needs = "needs compute capability " + capability_name(least);
   if (facts.compute_capability < least) return needs + ", the device has " + device;
-  if (!facts.has_code) return "built without code for the device's compute capability " + device;
+  if (!facts.has_code()) return "built without code for the device's compute capability " + device;
   if (facts.code_capability >= least) return "";
   return needs + ", the build has code for " + capability_name(facts.code_capability) + " alone";
 }

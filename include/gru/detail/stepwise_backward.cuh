@@ -25,9 +25,9 @@ class StepwiseBackwardSteps {
     T* dq = nullptr;             // [N, 3H]
   };
 
-  StepwiseBackwardSteps(Problem const& p, DeviceFacts const&)
+  StepwiseBackwardSteps(Problem const& p, DeviceFacts const& facts)
       : problem_{p},
-        launches_early_{may_launch_early()},
+        launches_early_{facts.code_capability >= 90},
         through_parts_{state_gradient_parts<T>(p, gates())} {}
 
   void plan(DeviceFacts const& facts, std::size_t most_workspace) {

@@ -48,14 +48,6 @@ LayerView<T> make_layer_view(Problem const& p, Weights<T> const& weights, Schedu
           masks,   weights.bias,  weights.recurrent_bias};
 }
 
-/// Whether the code for the current device lets a kernel wait for the one before it; see
-/// launch_early.
-inline bool may_launch_early() {
-  cudaFuncAttributes attributes;
-  GRU_CUDA_TRY(cudaFuncGetAttributes(&attributes, start_kernel<float>));
-  return attributes.ptxVersion >= 90;
-}
-
 /// The start of a forward run: without steps, the final state is the initial one.
 template <typename T>
 Start<T> make_start(Problem const& p, ForwardTensors<T> const& tensors, Schedule const& schedule,
@@ -84,7 +76,7 @@ class StepwiseForward final : public ForwardEngine<T> {
  public:
   StepwiseForward(Problem const& p, DeviceFacts const& facts)
       : problem_{p},
-        launches_early_{may_launch_early()},
+        launches_early_{facts.code_capability >= 90},
         q_parts_{p.variant == Variant::kResetAfter ? recurrent_parts<T>(p) : 1} {
     auto const bytes = [&](std::int64_t steps) {
       Carver carver;

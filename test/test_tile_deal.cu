@@ -135,7 +135,7 @@ TEST_CASE("Rows are sorted by length, and their tiles dealt to groups in turns")
   CHECK(of_tiles.read() == longest);
 }
 
-TEST_CASE("A group's tiles are active while any of their rows is, the first one always") {
+TEST_CASE("A group's tiles are active while any of their rows is") {
   if (!has_device()) SKIP("no CUDA device");
   std::vector<std::int32_t> const lengths =
       GENERATE(std::vector<std::int32_t>{40, 33, 33, 20, 12, 11, 1, 0},
@@ -169,7 +169,7 @@ TEST_CASE("A group's tiles are active while any of their rows is, the first one 
       for (int k = 0; k < tiles; ++k) {
         std::size_t const tile = static_cast<std::size_t>(group + k * groups);
         int const length = tile < lengths.size() ? std::max(lengths[tile], first_time) : first_time;
-        if (k == 0 || length > time) expected = k + 1;
+        if (length > time) expected = k + 1;
       }
       INFO("group " << group << ", step " << i);
       REQUIRE(actual[static_cast<std::size_t>(i)] == expected);

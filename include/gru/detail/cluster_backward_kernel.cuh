@@ -81,7 +81,8 @@ GRU_KERNEL void __launch_bounds__(Shape::kThreads, 1)
     bool const ends = i + 1 == pass.steps;
     active.advance();
     int const tiles_next = ends ? 0 : active.count();
-    int const rounds_now = kOneTile ? 1 : Shape::lane_tiles(tiles_now);
+    // A round also where no tile is active yet: its end begins those of the next step.
+    int const rounds_now = kOneTile ? 1 : Shape::lane_tiles(max(tiles_now, 1));
     inputs.fetch(i + Inputs::kStages - 1);
     inputs.wait();
 #pragma unroll 1

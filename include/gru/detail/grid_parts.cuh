@@ -264,16 +264,24 @@ class TileCursor {
   __device__ int rows() const { return work_.steps.batch - tiles_.place(tile_, 0); }
   __device__ std::byte* operands() const { return work_.exchange + at_; }
 
-  /// Goes on; true where the tile was the step's last.
+  /// Whether the step has no tile.
+  __device__ bool is_idle() const { return active_.count() == 0; }
+
+  /// Goes on to the next tile, or the next step; true where the tile was the step's last.
   __device__ bool advance() {
     at_ += Shape::kTile;
     if (++tile_ < active_.count()) return false;
+    advance_step();
+    return true;
+  }
+
+  /// Goes on to the next step.
+  __device__ void advance_step() {
     std::uint32_t const slot_bytes = work_.steps.deal.groups * work_.tiles * Shape::kTile;
     at_ += slot_bytes - tile_ * Shape::kTile;
     if (at_ >= kSlots * slot_bytes) at_ -= kSlots * slot_bytes;
     tile_ = 0;
     active_.advance();
-    return true;
   }
 
  private:
@@ -535,10 +543,19 @@ __device__ void multiply_steps(GridBlock<Shape> const& block) {
       turns.advance();
     }
   };
+  // Whether there was a step without tiles to go past.
+  auto const skip_step = [&] {
+    if (!Shape::kSorts || !cursor.is_idle()) return false;
+    cursor.advance_step();
+    if (cursor.is_idle()) return true;
+    next = my_operands();
+    if constexpr (Shape::kAhead) request(parts[0], next);
+    return true;
+  };
 #pragma unroll 1
   for (int i = 0; i < work.steps.steps * Shape::kExchanges; ++i) {
     if constexpr (Shape::kExchanges == 1) {
-      multiply_tiles(AllGates{});
+      if (!skip_step()) multiply_tiles(AllGates{});
     } else if (i % 2 == 0) {
       multiply_tiles(UpdateAndResetGates{});
     } else {

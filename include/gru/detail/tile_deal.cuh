@@ -63,12 +63,12 @@ struct TileDeal {
 inline constexpr int kBeginSteps = 4;
 
 /// The chunk's step from which on a tile is active, where time descends, or is not, where it
-/// ascends. The first tile of each group is always active, so that no step is without one.
+/// ascends.
 template <typename Steps>
 __device__ int turning_step(Steps const& steps, int tile) {
   TileDeal const& deal = steps.deal;
   int length = steps.steps;
-  if (deal.length != nullptr && tile >= deal.first + deal.groups) {
+  if (deal.length != nullptr) {
     bool const has_rows = tile * kTileRows < steps.batch;
     int const rest = has_rows ? deal.length[tile] - static_cast<int>(steps.first_time) : 0;
     length = min(max(rest, 0), steps.steps);
@@ -76,9 +76,10 @@ __device__ int turning_step(Steps const& steps, int tile) {
   return steps.ascends() ? length : (steps.steps - length) / kBeginSteps * kBeginSteps;
 }
 
-/// How many of some tiles are active, step by step. These are the first ones, and a tile's steps
-/// are contiguous: where time ascends tiles end, the last one first; where it descends they begin.
-/// All of them are always active in kernels that never have sorted rows.
+/// How many of some tiles are active, step by step; there may be steps without any. These are the
+/// first ones, and a tile's steps are contiguous: where time ascends tiles end, the last one first;
+/// where it descends they begin. All of them are always active in kernels that never have sorted
+/// rows.
 template <typename Steps, bool kSorts = true>
 class ActiveTiles {
  public:

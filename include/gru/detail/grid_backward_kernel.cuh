@@ -19,16 +19,10 @@ __device__ void finish_backward(GridBlock<Shape> const& block) {
   GridPlace<Shape> const place{block};
   int const steps = work.steps.steps;
 
-  typename Shape::Inputs inputs{
-      work.steps,     block.shared + block.layout.inputs, place.index, place.tiles,
-      place.tile_row, Shape::lane_tiles(work.tiles),      place.unit};
+  auto inputs = make_inputs(block, place);
   inputs.fetch(Shape::Inputs::kStages - 1);
   BackwardLane<T, 2> finisher{work.steps, inputs.rows().first(), place.unit};
-  for (int k = 0; k < place.tiles.count; ++k) {
-    float direct[2];
-    finisher.load(inputs.rows().row(k), direct);
-    ptx::store_shared_pair(place.carried + k * Shape::kCarried, direct[0], direct[1]);
-  }
+  load_carried(place, finisher, inputs.rows());
 
   BufferTurns<Shape::kSets> turns;
   turns.choose(place.set);

@@ -605,6 +605,27 @@ struct GridPlace {
   }
 };
 
+/// The inputs of a finishing lane. The caller fetches one step more, so that as many as there are
+/// stages are under way.
+template <typename Shape>
+__device__ typename Shape::Inputs make_inputs(GridBlock<Shape> const& block,
+                                              GridPlace<Shape> const& place) {
+  return typename Shape::Inputs{
+      block.work.steps, block.shared + block.layout.inputs,   place.index, place.tiles,
+      place.tile_row,   Shape::lane_tiles(block.work.tiles), place.unit};
+}
+
+/// Puts what a finishing lane carries of its tiles into shared memory.
+template <typename Shape, typename Finisher, typename Rows>
+__device__ void load_carried(GridPlace<Shape> const& place, Finisher const& finisher,
+                             Rows const& rows) {
+  for (int k = 0; k < place.tiles.count; ++k) {
+    float carried[2];
+    finisher.load(rows.row(k), carried);
+    ptx::store_shared_pair(place.carried + k * Shape::kCarried, carried[0], carried[1]);
+  }
+}
+
 /// The life of a block, whose finishing warps do `finish_steps`.
 template <typename Shape, typename Finish>
 __device__ void run_block(GridBlock<Shape> const& block, Finish const& finish_steps) {

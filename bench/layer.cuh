@@ -92,6 +92,7 @@ class Layer {
     t.x = data_.x.data();
     t.h0 = data_.h0.data();
     set_options(t, forward_->problem());
+    if (forward_->problem().host_lengths) t.host_lengths = options_->host_lengths.data();
     t.h = data_.h.data();
     t.final_state = data_.final_state.data();
     t.reserve = reserve();

@@ -135,6 +135,7 @@ struct LayerData {
 struct OptionTensors {
   OptionTensors(Shape const& s, cudaStream_t stream)
       : lengths{s.batch},
+        host_lengths(static_cast<std::size_t>(s.batch)),
         full_lengths{s.batch},
         episode_starts{s.steps * s.batch},
         zoneout_mask{s.steps * s.batch * s.hidden_size} {
@@ -146,9 +147,14 @@ struct OptionTensors {
     fill_bits(episode_starts, kEpisodeStartShare, 2, stream);
     fill_bits(zoneout_mask, 1 - kDropRate, 3, stream);
     check(cudaGetLastError(), "filling the options");
+    check(cudaMemcpyAsync(host_lengths.data(), lengths.data(), lengths.bytes(),
+                          cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(stream), "filling the options");
   }
 
   DeviceBuffer<std::int32_t> lengths;         // [N], uniform in [1, T]
+  std::vector<std::int32_t> host_lengths;     // the same
   DeviceBuffer<std::int32_t> full_lengths;    // [N], T each
   DeviceBuffer<std::uint8_t> episode_starts;  // [T, N]
   DeviceBuffer<std::uint8_t> zoneout_mask;    // [T, N, H]

@@ -72,6 +72,8 @@ inline std::vector<OptionSet> length_sets() {
       {},
       {"lengths all T", [](Problem& p) { p.lengths = true; }, true},
       {"lengths uniform in 1..T", [](Problem& p) { p.lengths = true; }},
+      {"lengths uniform in 1..T, on the host too",
+       [](Problem& p) { p.lengths = p.host_lengths = true; }},
   };
 }
 

@@ -35,6 +35,7 @@ TEST_CASE("Problems are equal until any member differs") {
       [](Problem& p) { p.pitch.zoneout_mask = 1; },
       [](Problem& p) { p.pitch.recurrent_dropout_mask = 1; },
       [](Problem& p) { p.lengths = true; },
+      [](Problem& p) { p.host_lengths = true; },
       [](Problem& p) { p.episode_starts = true; },
       [](Problem& p) { p.zoneout.rate = 0.5; },
       [](Problem& p) { p.zoneout.mask = MaskSource::kCaller; },

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 
 #include "support/computation.hpp"
 #include "support/device_backend.cuh"
+#include "support/on_device.cuh"
 #include "support/options.hpp"
 #include "support/tolerance.hpp"
 
@@ -33,30 +33,6 @@ __global__ void count_active_kernel(detail::RecurrentForward<float> steps, detai
 }
 
 namespace {
-
-/// Device memory that holds these values.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(std::vector<T> const& values) : memory_{values.size() * sizeof(T)} {
-    RawBytes bytes(values.size() * sizeof(T));
-    std::memcpy(bytes.data(), values.data(), bytes.size());
-    memory_.write(bytes);
-  }
-
-  T* data() const { return reinterpret_cast<T*>(memory_.data()); }
-
-  std::vector<T> read() const {
-    check_cuda(cudaDeviceSynchronize(), "the device");
-    RawBytes const bytes = memory_.read();
-    std::vector<T> values(bytes.size() / sizeof(T));
-    std::memcpy(values.data(), bytes.data(), bytes.size());
-    return values;
-  }
-
- private:
-  DeviceMemory memory_;
-};
 
 /// Lengths from below 0 to above T, many of them alike.
 std::vector<std::int32_t> random_lengths(std::int64_t T, std::int64_t N, std::uint64_t seed) {
@@ -216,16 +192,18 @@ Choices rich(Direction direction) {
   return choices;
 }
 
-/// Runs of the layer with each of the patterns of lengths on every engine.
+/// Runs of the layer with each of the patterns of lengths, maybe in host memory too, on every
+/// engine.
 template <typename Computation>
 void check_patterns(Choices const& choices, Sizes const& sizes,
-                    std::vector<Pattern> const& patterns) {
+                    std::vector<Pattern> const& patterns, bool on_host = false) {
   Layer layer = make_layer<Computation>(choices, sizes, 21);
   Values const dh = layer.dh;
   for (Pattern const& pattern : patterns) {
-    INFO(to_string(sizes) << "; lengths: " << pattern.name);
+    INFO(to_string(sizes) << "; lengths: " << pattern.name << (on_host ? ", on the host too" : ""));
     layer.dh = dh;
     set_lengths(layer, pattern.lengths(sizes.T, sizes.N));
+    layer.problem.host_lengths = on_host;
     check_engines<typename Computation::Type>(layer);
   }
 }
@@ -239,9 +217,10 @@ TEMPLATE_TEST_CASE("Every engine gives the host engine's numbers whatever the le
                    Half, Bfloat16, Fp32, Tf32) {
   Choices choices = rich(GENERATE(Direction::kForward, Direction::kReverse));
   choices.keep_for_backward = false;
-  check_patterns<TestType>(choices, kLong, all_patterns());
+  check_patterns<TestType>(choices, kLong, all_patterns(), GENERATE(false, true));
   choices.layout = Layout::kBatchMajor;
   choices.wide_rows = true;
+  check_patterns<TestType>(choices, kLong, {all_patterns().front()}, true);
   check_patterns<TestType>(choices, kWide, {all_patterns().front()});
 }
 
@@ -249,6 +228,7 @@ TEMPLATE_TEST_CASE("Every engine trains whatever the lengths", "[lengths][traini
                    Bfloat16, Fp32, Tf32) {
   Choices choices = rich(GENERATE(Direction::kForward, Direction::kReverse));
   check_patterns<TestType>(choices, kLong, all_patterns());
+  check_patterns<TestType>(choices, kLong, {all_patterns().front()}, true);
   choices.reserve = ReservePolicy::kOverwrite;
   choices.layout = Layout::kBatchMajor;
   choices.wide_rows = true;
@@ -262,6 +242,7 @@ TEMPLATE_TEST_CASE("Every engine gives the same whatever the lengths where steps
   Layer layer =
       make_layer<TestType>(rich(GENERATE(Direction::kForward, Direction::kReverse)), kLong, 22);
   set_lengths(layer, random_lengths(kLong.T, kLong.N, 5));
+  layer.problem.host_lengths = GENERATE(false, true);
   Results const expected = exact(layer);
   for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
     INFO("engine: " << to_string(engine) << "; about " << chunk << " steps a chunk");
@@ -281,6 +262,7 @@ TEMPLATE_TEST_CASE("Two runs with lengths give the same bits on every engine", "
   Layer layer =
       make_layer<TestType>(rich(GENERATE(Direction::kForward, Direction::kReverse)), kLong, 23);
   set_lengths(layer, random_lengths(kLong.T, kLong.N, 6));
+  layer.problem.host_lengths = GENERATE(false, true);
   for (gru::Engine const engine : forward_engines<T>(layer.problem)) {
     INFO("engine: " << to_string(engine));
     Results const first = device_engine<T>(engine).run(layer);

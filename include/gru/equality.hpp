@@ -29,12 +29,13 @@ inline auto members(Accumulate const& a) {
 }
 inline auto members(Problem const& p) {
   auto const& [steps, batch, input_size, hidden_size, variant, direction, layout, weight_format,
-               pitch, lengths, episode_starts, zoneout, dropconnect, recurrent_dropout, stochastic,
-               keep_for_backward, reserve, accumulate, precision, state_type, weight_gradient_type,
-               engine, workspace_limit, overlap_products] = p;
+               pitch, lengths, host_lengths, episode_starts, zoneout, dropconnect,
+               recurrent_dropout, stochastic, keep_for_backward, reserve, accumulate, precision,
+               state_type, weight_gradient_type, engine, workspace_limit, overlap_products] = p;
   return std::tuple_cat(std::tie(steps, batch, input_size, hidden_size, variant, direction, layout),
-                        members(weight_format), members(pitch), std::tie(lengths, episode_starts),
-                        members(zoneout), members(dropconnect), members(recurrent_dropout),
+                        members(weight_format), members(pitch),
+                        std::tie(lengths, host_lengths, episode_starts), members(zoneout),
+                        members(dropconnect), members(recurrent_dropout),
                         std::tie(stochastic, keep_for_backward, reserve), members(accumulate),
                         std::tie(precision, state_type, weight_gradient_type, engine,
                                  workspace_limit, overlap_products));

@@ -148,6 +148,10 @@ struct Problem {
   RowPitches pitch = {};
 
   bool lengths = false;  ///< A run brings lengths int32 [N], clamped to [0, T] on the device.
+  /// A run also brings the lengths in host memory. Engines that sort rows by length then leave the
+  /// steps past them out of the input product too, whose size the host must know. That takes room
+  /// in the workspace for the rows of x of a chunk. Needs `lengths`; the others ignore it.
+  bool host_lengths = false;
   bool episode_starts = false;  ///< A run brings episode starts uint8 [T, N] or [N, T].
 
   Dropping zoneout = {};      ///< Units that keep their state (1606.01305).
@@ -319,6 +323,7 @@ inline void validate(Problem const& p) {
   detail::validate_sizes(p);
   detail::validate_pitches(p);
   detail::validate_addresses(p);
+  GRU_EXPECT(p.lengths || !p.host_lengths, InvalidArgument, "host_lengths without lengths");
   detail::check_rate("zoneout", p.zoneout.rate);
   detail::check_rate("dropconnect", p.dropconnect.rate);
   detail::check_rate("recurrent dropout", p.recurrent_dropout.rate);

@@ -92,6 +92,8 @@ struct ForwardTensors {
   T const* x = nullptr;                                  // [T, N, C]
   OrFloat<T const> h0 = {};                              // [N, H], null for zeros
   std::int32_t const* lengths = nullptr;                 // [N], where announced
+  std::int32_t const* host_lengths = nullptr;            // those again, in host memory, likewise;
+                                                         // run() reads them before it returns
   std::uint8_t const* episode_starts = nullptr;          // [T, N], where announced
   std::uint8_t const* zoneout_mask = nullptr;            // [T, N, H], where announced
   std::uint8_t const* dropconnect_mask = nullptr;        // as R, tight, where announced

@@ -160,6 +160,7 @@ class Twin {
     set_common(d, t);
     d.h0 = of(t.h0);
     d.lengths = t.lengths;
+    d.host_lengths = t.host_lengths;
     d.h = of(t.h);
     d.final_state = of(t.final_state);
     d.reserve = t.reserve;

@@ -233,6 +233,7 @@ struct Inputs {
     bias = make.input("the bias", layer.bias, place_bias(p), type);
     recurrent_bias = make.input("the recurrent bias", layer.recurrent_bias, place_bias(p), type);
     lengths = make.array("lengths", p.lengths, layer.lengths);
+    host_lengths = layer.lengths;
     episode_starts = make.mask("episode_starts", p.episode_starts, layer.episode_starts,
                                place_sequence(p, 1, p.pitch.episode_starts));
     zoneout_mask = make.mask("the zoneout mask", brings(p, p.zoneout), layer.zoneout_mask,
@@ -285,6 +286,7 @@ struct Inputs {
   Tensor x, h0, kernel, recurrent_kernel, bias, recurrent_bias;
   std::unique_ptr<Block> lengths, episode_starts, zoneout_mask, dropconnect_mask,
       recurrent_dropout_mask, random_state;
+  std::vector<std::int32_t> host_lengths;
   Random random;
 };
 
@@ -370,6 +372,7 @@ class LayerRun {
     inputs_.set_common(tensors);
     tensors.h0 = inputs_.h0.template as_or_float<T const>();
     tensors.lengths = pointer<std::int32_t>(inputs_.lengths);
+    if (problem_.host_lengths) tensors.host_lengths = inputs_.host_lengths.data();
     tensors.h = h;
     tensors.final_state = final_state_.template as_or_float<T>();
     if (reserve_ != nullptr) tensors.reserve = {reserve_->data(), reserve_->bytes()};

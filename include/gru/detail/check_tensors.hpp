@@ -130,6 +130,7 @@ void check_tensors(Problem const& p, ForwardTensors<T> const& t) {
   check_sequence_inputs(p, t);
   check_required("h", t.h, p.steps == 0 || p.batch == 0);
   check_or_float("final_state", t.final_state, float_state(p));
+  check_announced("host_lengths", t.host_lengths, p.host_lengths, p.batch == 0);
   bool const kept = p.keep_for_backward && p.reserve != ReservePolicy::kRecompute;
   check_reserve("reserve", t.reserve.data, t.reserve.bytes, reserve_values(p) * sizeof(T), kept,
                 alignof(T));

@@ -611,7 +611,7 @@ template <typename Shape>
 __device__ typename Shape::Inputs make_inputs(GridBlock<Shape> const& block,
                                               GridPlace<Shape> const& place) {
   return typename Shape::Inputs{
-      block.work.steps, block.shared + block.layout.inputs,   place.index, place.tiles,
+      block.work.steps, block.shared + block.layout.inputs,  place.index, place.tiles,
       place.tile_row,   Shape::lane_tiles(block.work.tiles), place.unit};
 }
 

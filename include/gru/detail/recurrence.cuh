@@ -37,8 +37,10 @@ struct RecurrentForward {
   std::int64_t first_time = 0;  // least time index of the chunk
   int steps = 0;                // of the chunk
   bool reverse = false;
-  float const* p = nullptr;             // [steps, N, 3H] x W
-  std::uint8_t const* flags = nullptr;  // [steps, N, flags_pitch] see step_flags, or null
+  float const* p = nullptr;              // [steps, N, 3H] x W
+  std::int32_t const* p_rows = nullptr;  // [N] where each sample's rows of p begin, where they are
+                                         // packed (see packed_input.cuh), or null
+  std::uint8_t const* flags = nullptr;   // [steps, N, flags_pitch] see step_flags, or null
   std::int64_t flags_pitch = 0;
 
   float* state = nullptr;  // [N, H] carried, in and out
@@ -71,7 +73,7 @@ struct RecurrentForward {
     std::int64_t const H = hidden;
     std::int64_t const sign = reverse ? -1 : 1;
     p_row = 3 * hidden * static_cast<int>(sizeof(float));
-    p_step = sign * N * p_row;
+    p_step = sign * p_apart() * p_row;
     flags_step = sign * N * flags_pitch;
     h_step = sign * h_rows.step * static_cast<std::int64_t>(sizeof(T));
     reserve_step = sign * N * 4 * H * static_cast<std::int64_t>(sizeof(T));
@@ -81,6 +83,9 @@ struct RecurrentForward {
       reserve_gate[gate] = static_cast<int>(positions[gate] * H * static_cast<int>(sizeof(T)));
     }
   }
+
+  /// Rows of p from a step of a sample to its next one.
+  GRU_HOST_DEVICE int p_apart() const { return p_rows == nullptr ? batch : 1; }
 
   /// Whether the steps ascend in time.
   __device__ bool ascends() const { return !reverse; }
@@ -144,15 +149,15 @@ class LaneRows {
   /// finish rows.
   __device__ LaneRows(Steps const& steps, TileSpan const& tiles, int tile_row, std::uint32_t shared,
                       int lane)
-      : steps_{steps},
-        tiles_{tiles},
-        tile_row_{tile_row},
-        sorted_{shared + (lane / 32 * 4 + lane % 4) * 4} {
+      : steps_{steps}, tiles_{tiles}, tile_row_{tile_row}, sorted_{shared + lane_offset(lane)} {
     for (int k = 0; kSorts && k < tiles.count; ++k) {
       std::uint32_t const row = has(k) ? steps.deal.order[place(k)] : steps.batch;
       ptx::store_shared(sorted_ + k * kTileBytes, row);
     }
   }
+
+  /// Where a lane's word is among those of a tile.
+  __device__ static std::uint32_t lane_offset(int lane) { return (lane / 32 * 4 + lane % 4) * 4; }
 
   /// Whether there is a row in the lane's k-th tile.
   __device__ bool has(int k) const { return place(k) < steps_.batch; }
@@ -189,7 +194,7 @@ class InputRing {
   static constexpr int kTileBytes = 3 * kGateBytes + kLanes * 4;
 
   GRU_HOST_DEVICE static constexpr int shared_bytes(int tiles) {
-    return tiles * (kStages * kTileBytes + OwnRows::kTileBytes);
+    return tiles * (kStages * kTileBytes + 2 * OwnRows::kTileBytes);
   }
 
   /// Begins the fetch of the first steps. `shared` is the ring, aligned to 16 bytes; `lane` counts
@@ -203,9 +208,17 @@ class InputRing {
         flag_shift_{step_flags::shift(unit)},
         flags_{lane, tile_row, unit},
         rows_{pass, tiles, tile_row, shared_ + kStages * stage_bytes_, lane},
+        p_rows_{shared_ + kStages * stage_bytes_ + most_tiles * OwnRows::kTileBytes +
+                OwnRows::lane_offset(lane)},
         active_{pass, {tiles.first, tiles.apart, unit < pass.hidden ? tiles.count : 0}} {
+    for (int k = 0; kSorts && k < tiles.count && rows_.has(k); ++k) {
+      int const n = rows_.row(k);
+      std::uint32_t const first = pass.p_rows == nullptr ? n : pass.p_rows[n];
+      ptx::store_shared(p_rows_ + k * OwnRows::kTileBytes, first);
+    }
+    std::int64_t const p_row = pass.first_row() * std::int64_t{pass.p_apart()} + rows_.first();
+    next_p_ = reinterpret_cast<std::byte const*>(pass.p + p_row * 3 * pass.hidden + unit);
     std::int64_t const row = pass.first_row() * std::int64_t{pass.batch} + rows_.first();
-    next_p_ = reinterpret_cast<std::byte const*>(pass.p + row * 3 * pass.hidden + unit);
     next_flags_ = pass.flags + row * pass.flags_pitch + unit / 8 * 4;
     pair_ = kUnits == 1 ? 1 : pass.hidden % 2 == 0 ? 2 : unit + 1 < pass.hidden ? 3 : 1;
     ptx::keep(shared_);
@@ -223,7 +236,8 @@ class InputRing {
 #pragma unroll 1
       for (int tile = 0; tile < active_.count() && rows_.has(tile); ++tile) {
         std::int64_t const n = rows_.row(tile);
-        std::byte const* const p = next_p_ + n * pass_.p_row;
+        std::int64_t const p_row = kSorts ? load_p_row(tile) : n;
+        std::byte const* const p = next_p_ + p_row * pass_.p_row;
         std::uint32_t const at = to + tile * kTileBytes + lane_ * (4 * kUnits);
         if (pair_ == 2) {
           fetch_gates<8>(at, p);
@@ -274,6 +288,11 @@ class InputRing {
   }
 
  private:
+  /// The row of p where the steps of the lane's row of a tile begin, where rows are sorted.
+  __device__ int load_p_row(int tile) const {
+    return __float_as_int(ptx::load_shared(p_rows_ + tile * OwnRows::kTileBytes));
+  }
+
   template <int kBytes>
   __device__ void fetch_gates(std::uint32_t at, std::byte const* p) const {
 #pragma unroll
@@ -289,6 +308,7 @@ class InputRing {
   int flag_shift_;
   Flags flags_;
   OwnRows rows_;
+  std::uint32_t p_rows_;  // where those of the lane's tiles are in shared memory
   ActiveTiles<RecurrentForward<T>, kSorts>
       active_;  // that need inputs, in the step to be fetched next
   int pair_;    // how a pair is fetched: 1 the first alone, 2 as one, 3 one by one

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -21,6 +22,7 @@
 #include <gru/detail/event.cuh>
 #include <gru/detail/layer_products.cuh>
 #include <gru/detail/overlap.hpp>
+#include <gru/detail/packed_input.cuh>
 #include <gru/detail/recurrence.cuh>
 #include <gru/detail/stepwise_forward.cuh>
 #include <gru/policy.hpp>
@@ -107,6 +109,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       InputProduct<T> product{p, input_parts_, size, facts, plan.most_product_workspace};
       product_workspace_ = std::max(product_workspace_, product.workspace_bytes());
       input_.emplace(size, std::move(product));
+      if (!packs_rows()) continue;
+      PackedInputProduct<T> packed{p, input_parts_, size, facts, plan.most_product_workspace};
+      product_workspace_ = std::max(product_workspace_, packed.workspace_bytes());
+      packed_input_.emplace(size, std::move(packed));
     }
   }
 
@@ -143,14 +149,30 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     bool const has_flags = needs_flags(schedule, masks);
     Rows const x_rows = sequence_rows(p, p.pitch.x, p.input_size);
     auto const kernel = kernel_matrix<T>(p, weights.kernel);
+    // How many rows of a chunk are packed; none: all are multiplied as they lie.
+    auto const packed_rows = [&](Chunk const& chunk) -> std::optional<std::int64_t> {
+      if (!packs_rows()) return {};
+      std::int64_t const rows = rows_within(p, tensors.host_lengths, chunk.first_time, chunk.steps);
+      if (!packed_input_.at(chunk.steps).spares(rows)) return {};
+      return rows;
+    };
     auto const prepare = [&](Execution const& where, std::size_t chunk) {
+      auto const [first_time, steps] = chunks_[chunk];
+      std::size_t const turn = chunk % p_count_;
       if (has_flags) {
-        launch_step_flags(where.stream, layer, Pass::kForward, chunks_[chunk].first_time,
-                          static_cast<int>(chunks_[chunk].steps), buffers.flags[chunk % p_count_]);
+        launch_step_flags(where.stream, layer, Pass::kForward, first_time, static_cast<int>(steps),
+                          buffers.flags[turn]);
       }
-      input_.at(chunks_[chunk].steps)
-          .run(where, tensors.x + x_rows.at(chunks_[chunk].first_time, 0), kernel,
-               buffers.p[chunk % p_count_], buffers.input_parts, buffers.product_workspace);
+      T const* const x = tensors.x + x_rows.at(first_time, 0);
+      if (auto const rows = packed_rows(chunks_[chunk])) {
+        launch_pack_rows(where.stream, p, schedule, first_time, steps, x, buffers.packed_x,
+                         buffers.p_rows[turn]);
+        packed_input_.at(steps).run(where, buffers.packed_x, *rows, kernel, buffers.p[turn],
+                                    buffers.input_parts, buffers.product_workspace);
+      } else {
+        input_.at(steps).run(where, x, kernel, buffers.p[turn], buffers.input_parts,
+                             buffers.product_workspace);
+      }
     };
     Execution beside = execution;
     beside.stream = execution.second_stream;
@@ -170,6 +192,8 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
       pass.steps = static_cast<int>(chunks_[chunk].steps);
       bool const is_last = chunk + 1 == chunks_.size();
       pass.p = buffers.p[chunk % p_count_];
+      pass.p_rows = packed_rows(chunks_[chunk]) ? buffers.p_rows[chunk % p_count_] : nullptr;
+      pass.derive();
       if (has_flags) pass.flags = buffers.flags[chunk % p_count_];
       if (sorts && pass.h != nullptr) {
         launch_clear_past_lengths(execution.stream, layer, pass.first_time, pass.steps,
@@ -208,12 +232,15 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     float* state = nullptr;       // [N, H] carried
     T* operand = nullptr;         // [N, H] the state as it multiplies R
     RowOrder row_order;
+    T* packed_x = nullptr;         // [rows of a chunk, C]
+    std::int32_t* p_rows[2] = {};  // [N] where a sample's rows of p begin; likewise
     typename Recurrence::Scratch scratch;
     InputParts::Scratch input_parts;
     void* product_workspace = nullptr;
   };
 
   bool sorts_rows() const { return problem_.lengths && recurrence_.drains_tiles(); }
+  bool packs_rows() const { return problem_.host_lengths && sorts_rows(); }
 
   Buffers lay_out(Carver& carver, std::int64_t chunk_steps, std::size_t product_workspace) const {
     std::int64_t const N = problem_.batch;
@@ -227,6 +254,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
     buffers.state = carver.take<float>(N * H);
     buffers.operand = carver.take<T>(N * H);
     if (sorts_rows()) buffers.row_order.lay_out(carver, N);
+    if (packs_rows()) {
+      buffers.packed_x = carver.take<T>(chunk_steps * N * problem_.input_size);
+      for (std::size_t i = 0; i < p_count_; ++i) buffers.p_rows[i] = carver.take<std::int32_t>(N);
+    }
     recurrence_.lay_out(carver, buffers.scratch);
     buffers.input_parts = input_parts_.lay_out(carver, problem_, chunk_steps);
     buffers.product_workspace =
@@ -273,9 +304,10 @@ class RecurrenceForwardEngine final : public ForwardEngine<typename Recurrence::
   Problem problem_;
   Recurrence recurrence_;
   InputParts input_parts_;
-  std::vector<Chunk> chunks_;                      // in the order of the steps
-  std::int64_t chunk_steps_ = 0;                   // the most
-  std::map<std::int64_t, InputProduct<T>> input_;  // by steps
+  std::vector<Chunk> chunks_;                                   // in the order of the steps
+  std::int64_t chunk_steps_ = 0;                                // the most
+  std::map<std::int64_t, InputProduct<T>> input_;               // by steps
+  std::map<std::int64_t, PackedInputProduct<T>> packed_input_;  // likewise
   std::size_t product_workspace_ = 0;
   std::size_t p_count_ = 1;                // buffers for the input product and the flags
   std::unique_ptr<OverlapEvents> events_;  // null: the product waits its turn

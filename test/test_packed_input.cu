@@ -35,7 +35,8 @@ std::vector<T> some_values(std::int64_t count) {
   return values;
 }
 
-TEMPLATE_TEST_CASE("Rows within their lengths are packed, sample by sample", "", float, __half) {
+TEMPLATE_TEST_CASE("Rows within their lengths are packed, sample by sample", "[sanitize]", float,
+                   __half) {
   if (!has_device()) SKIP("no CUDA device");
   using T = TestType;
   Problem p;
@@ -61,8 +62,7 @@ TEMPLATE_TEST_CASE("Rows within their lengths are packed, sample by sample", "",
     std::int64_t const length = lengths[static_cast<std::size_t>(n)];
     for (std::int64_t t = first_time; t < std::min({length, p.steps, first_time + steps}); ++t) {
       for (std::int64_t k = 0; k < p.input_size; ++k) {
-        expected.push_back(
-            detail::convert<float>(x[static_cast<std::size_t>(rows.at(t, n) + k)]));
+        expected.push_back(detail::convert<float>(x[static_cast<std::size_t>(rows.at(t, n) + k)]));
       }
     }
   }
@@ -118,8 +118,8 @@ TEMPLATE_TEST_CASE("Packed rows are multiplied in pieces, as many as hold any", 
   DeviceMemory const workspace{product.workspace_bytes() + 256};
   cublasHandle_t blas = nullptr;
   REQUIRE(cublasCreate(&blas) == CUBLAS_STATUS_SUCCESS);
-  for (std::int64_t const rows : {std::int64_t{0}, std::int64_t{1}, std::int64_t{4096},
-                                  std::int64_t{5000}, all - 1, all}) {
+  for (std::int64_t const rows :
+       {std::int64_t{0}, std::int64_t{1}, std::int64_t{4096}, std::int64_t{5000}, all - 1, all}) {
     INFO(rows << " rows");
     constexpr float kUntouched = 1e6f;
     OnDevice<float> const result{
@@ -136,9 +136,9 @@ TEMPLATE_TEST_CASE("Packed rows are multiplied in pieces, as many as hold any", 
       for (std::int64_t j = 0; j < 3 * p.hidden_size; ++j) {
         double sum = 0;
         for (std::int64_t k = 0; k < p.input_size; ++k) {
-          sum += double{detail::convert<float>(x[static_cast<std::size_t>(row * p.input_size + k)])} *
-                 detail::convert<float>(
-                     kernel[static_cast<std::size_t>(k * 3 * p.hidden_size + j)]);
+          sum +=
+              double{detail::convert<float>(x[static_cast<std::size_t>(row * p.input_size + k)])} *
+              detail::convert<float>(kernel[static_cast<std::size_t>(k * 3 * p.hidden_size + j)]);
         }
         double const got = actual[static_cast<std::size_t>(row * 3 * p.hidden_size + j)];
         worst = std::max(worst, std::abs(got - sum));

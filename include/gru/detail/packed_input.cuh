@@ -79,10 +79,9 @@ void launch_pack_rows(cudaStream_t stream, Problem const& p, Schedule const& sch
   auto const launch = [&](auto const* from, auto* to) {
     int const values = static_cast<int>(sizeof *from / sizeof(T));  // of a word
     Rows const in_words{rows.step / values, rows.sample / values};
-    pack_rows_kernel<<<blocks, kPackThreads, 0, stream>>>(schedule, first_time, steps, from,
-                                                          in_words,
-                                                          static_cast<int>(p.input_size / values),
-                                                          to, first_rows);
+    pack_rows_kernel<<<blocks, kPackThreads, 0, stream>>>(
+        schedule, first_time, steps, from, in_words, static_cast<int>(p.input_size / values), to,
+        first_rows);
     GRU_CUDA_TRY(cudaGetLastError());
   };
   std::int64_t const bytes = sizeof(T);
@@ -105,9 +104,7 @@ class PackedInputProduct {
 
   PackedInputProduct(Problem const& p, InputParts const& parts, std::int64_t steps,
                      DeviceFacts const& facts, std::size_t most_workspace)
-      : rows_{steps * p.batch},
-        input_size_{p.input_size},
-        gates_size_{3 * p.hidden_size} {
+      : rows_{steps * p.batch}, input_size_{p.input_size}, gates_size_{3 * p.hidden_size} {
     constexpr std::int64_t kMostPieces = 8;
     constexpr std::int64_t kLeastRows = 4096;  // fewer would leave multiprocessors idle
     piece_ = std::min(rows_, std::max(kLeastRows, (rows_ + kMostPieces - 1) / kMostPieces));

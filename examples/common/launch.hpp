@@ -37,6 +37,7 @@ struct Inputs {
   void const* x = nullptr;                       // [T, N, C]
   void const* h0 = nullptr;                      // [N, H], null for zeros
   std::int32_t const* lengths = nullptr;         // [N], where announced
+  std::int32_t const* host_lengths = nullptr;    // those again, in host memory, likewise
   std::uint8_t const* episode_starts = nullptr;  // [T, N], where announced
   gru::Random random = {};
 };

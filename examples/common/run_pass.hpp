@@ -57,6 +57,7 @@ void run_forward(Pass const& pass, Weights const& weights, Inputs const& inputs,
                  Allocate const& allocate) {
   Problem const& problem = pass.problem();
   auto tensors = typed_inputs<T, ForwardTensors<T>>(problem, inputs);
+  tensors.host_lengths = inputs.host_lengths;
   tensors.h = static_cast<T*>(outputs.h);
   tensors.final_state = typed_state<T>(problem, outputs.final_state);
   tensors.reserve = {outputs.reserve, pass.reserve_bytes()};

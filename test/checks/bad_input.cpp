@@ -894,6 +894,8 @@ std::vector<BadProblem> const& bad_problems() {
     add_sizes(rows);
     add_pitches(rows);
     add_rates(rows);
+    rows.add("host_lengths without lengths", "host_lengths", {"host_lengths without lengths"},
+             [](Problem& p) { p.host_lengths = true; });
     add_enumerators(rows);
     return rows.take();
   }();

@@ -117,6 +117,7 @@ class Layer {
     inputs.x = tensors_.x.const_data_ptr();
     inputs.h0 = data_of(tensors_.h0);
     inputs.lengths = static_cast<std::int32_t const*>(data_of(tensors_.lengths));
+    inputs.host_lengths = static_cast<std::int32_t const*>(data_of(host_lengths_));
     inputs.episode_starts = static_cast<std::uint8_t const*>(data_of(tensors_.episode_starts));
     inputs.random.state = static_cast<std::uint64_t const*>(data_of(tensors_.seed));
     return inputs;
@@ -167,13 +168,26 @@ class Layer {
     tensors_.b_ih = checked("b_ih", tensors_.b_ih, {3 * p.hidden_size});
     tensors_.b_hh = checked("b_hh", tensors_.b_hh, {3 * p.hidden_size});
     tensors_.h0 = checked("h0", tensors_.h0, state_shape(), state_type());
-    tensors_.lengths = checked("lengths", tensors_.lengths, {p.batch}, at::kInt);
+    take_lengths();
     tensors_.episode_starts = checked("episode_starts", tensors_.episode_starts,
                                       {tensors_.x.size(0), tensors_.x.size(1)}, at::kBool);
     tensors_.seed = checked("seed", tensors_.seed, {2}, at::kLong);
   }
 
+  /// Lengths may be on the CPU whatever x is on: a pass makes use of that.
+  void take_lengths() {
+    OptionalTensor& lengths = tensors_.lengths;
+    at::Device const device = tensors_.x.device();
+    if (lengths && lengths->is_cpu() && !device.is_cpu()) {
+      host_lengths_ = lengths->contiguous();
+      lengths = lengths->to(device, /*non_blocking=*/true);
+    }
+    lengths = checked("lengths", lengths, {problem_.batch}, at::kInt);
+    problem_.host_lengths = host_lengths_.has_value();
+  }
+
   Arguments tensors_;
+  OptionalTensor host_lengths_;
   gru::Problem problem_;
   gru::adapter::Type type_;
 };

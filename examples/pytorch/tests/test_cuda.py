@@ -44,6 +44,27 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(dtype):
         assert_close(a.cpu(), e, TERMS)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_on_the_cpu_give_what_lengths_on_the_gpu_do(dtype, reverse):
+    """With as many rows as engines sort, so that they spare the product with x what is past them."""
+    steps, batch = 64, 300
+    tensors = [
+        torch.randn(shape, dtype=dtype) / 8
+        for shape in [(steps, batch, 24), (3 * UNITS, 24), (3 * UNITS, UNITS)]
+    ]
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    lengths = torch.randint(0, steps + 1, (batch,))
+    results = []
+    for given in (lengths, lengths.cpu(), lengths.tolist(), lengths.int().cpu()):
+        h, final_state = gru_torch.ops.gru(*tensors, lengths=given, reverse=reverse)
+        gradients = torch.autograd.grad(h.float().square().sum(), tensors)
+        results.append([h, final_state, *gradients])
+    for other in results[1:]:
+        for a, e in zip(other, results[0], strict=True):
+            assert_close(a, e, 1000)
+
+
 def test_masks_are_those_of_the_cpu():
     tensors = [torch.randn(s, dtype=torch.float64) for s in [(6, 3, 4), (15, 4), (15, 5)]]
     options = {"zoneout": 0.3, "dropconnect": 0.2, "recurrent_dropout": 0.1}
@@ -142,6 +163,8 @@ def test_a_captured_training_step_draws_new_masks():
 def test_tensors_on_two_devices_raise_value_error():
     layer = gru_torch.GRU(INPUTS, UNITS)
     x = torch.zeros(STEPS, BATCH, INPUTS)
+    with pytest.raises(ValueError, match="episode_starts is on cpu"):
+        layer(x, episode_starts=torch.zeros(STEPS, BATCH, dtype=torch.bool, device="cpu"))
     with pytest.raises(ValueError, match="h0 is on cpu"):
         layer(x, torch.zeros(1, BATCH, UNITS, device="cpu"))
     with pytest.raises(ValueError, match="x is on cpu"):

@@ -78,10 +78,10 @@ class GRU(nn.RNNBase):
             a PackedSequence; output is one too then.
           hx: [layers * directions, N, H], or [layers * directions, H] without a batch, or None for
             zeros. It may be of float32 in a layer of 16 bits; then h_n is too.
-          lengths: [N] int32 or int64, clamped to [0, T]. They stay on the device. They may be a
-            list, as episode_starts may.
-          episode_starts: bool, as input without its last dimension: no state passes into a step
-            that is marked.
+          lengths: [N] int32 or int64, clamped to [0, T]. On input's device they stay there; on the
+            CPU, or as a list, the products with input may leave out what is past them.
+          episode_starts: bool, as input without its last dimension, or a list of such rows: no
+            state passes into a step that is marked.
           generator: what masks, those of dropout among them, are drawn from; None for the device's
             default generator.
 
@@ -123,7 +123,7 @@ class GRU(nn.RNNBase):
 
     def _run_packed(self, packed, hx, generator):
         padded, lengths = pad_packed_sequence(packed, self.batch_first)
-        output, h_n = self._run(padded, hx, lengths.to(padded.device), None, generator)
+        output, h_n = self._run(padded, hx, lengths, None, generator)
         order = packed.sorted_indices
         if order is not None:
             output = output.index_select(0 if self.batch_first else 1, order)

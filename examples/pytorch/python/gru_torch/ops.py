@@ -41,10 +41,10 @@ def gru(
       b_ih, b_hh: [3H], or None for zeros.
       h0: [N, H], or None for zeros. It may be of float32 where x is of 16 bits; the final state is
         then too, and single steps carry what the whole sequence does.
-      lengths: [N] int32 or int64, clamped to [0, T], or None. They stay on the device. They may be
-        a list, as episode_starts may.
-      episode_starts: bool, as x without its last dimension, or None: no state passes into a step
-        that is marked.
+      lengths: [N] int32 or int64, clamped to [0, T], or None. On x's device they stay there; on the
+        CPU, or as a list, the product of x and w_ih may leave out what is past them.
+      episode_starts: bool, as x without its last dimension, a list of such rows, or None: no state
+        passes into a step that is marked.
       seed: int64 [2] on x's device, what masks are drawn from; None for inference.
       zoneout, dropconnect, recurrent_dropout: rates in [0, 1).
       reset_after: whether the reset gate acts after the recurrent product (as nn.GRU) or before.
@@ -59,7 +59,7 @@ def gru(
         torch._dynamo.graph_break(
             msg="gru_torch runs inside torch.func's transforms, but not in a graph of torch.compile"
         )
-    lengths, episode_starts = _as_tensor(lengths, x), _as_tensor(episode_starts, x)
+    lengths, episode_starts = _as_tensor(lengths, "cpu"), _as_tensor(episode_starts, x.device)
     if lengths is not None and lengths.dtype == torch.int64:
         # Before the cast, in which a value beyond int32 would wrap around.
         lengths = lengths.clamp(0, x.shape[1 if batch_first else 0]).to(torch.int32)
@@ -81,11 +81,11 @@ def gru(
     return h, final_state
 
 
-def _as_tensor(value, x):
-    """A list as a tensor on x's device; a tensor, or None, as it is."""
+def _as_tensor(value, device):
+    """A list as a tensor on a device; a tensor, or None, as it is."""
     if value is None or isinstance(value, torch.Tensor):
         return value
-    return torch.as_tensor(value, device=x.device)
+    return torch.as_tensor(value, device=device)
 
 
 def _is_traced():
@@ -194,6 +194,8 @@ def _forward_shapes(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, episode_starts, seed
     given = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "h0": h0}
     given |= {"lengths": lengths, "episode_starts": episode_starts, "seed": seed}
     for name, tensor in given.items():
+        if name == "lengths" and tensor is not None and tensor.device.type == "cpu":
+            continue
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device}, but x is on {x.device}")
     batch_first, keep_reserve = options[-2:]

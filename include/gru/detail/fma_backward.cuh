@@ -27,7 +27,7 @@ std::vector<FmaClusterKernel<RecurrentBackward<T>>> fma_cluster_backward_kernels
   add(FmaClusterBackwardShape<T, 16, 4, 256, 1, 16, 1, 1>{}, {0.56, 0, 0.1});
   add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 1>{}, {1.1, 0, 0});
   if constexpr (std::is_same_v<T, float>) {
-    add(FmaClusterBackwardShape<T, 8, 8, 256, 4, 16, 2, 8>{}, {0.7, 0.46, 0});
+    add(FmaClusterBackwardShape<T, 8, 8, 256, 4, 16, 2, 8>{}, {0.78, 0.46, 0});
     add(FmaClusterBackwardShape<T, 16, 8, 512, 4, 16, 1, 8>{}, {1.2, 0.85, 0});
   }
   return kernels;
